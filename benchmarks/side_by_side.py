@@ -1,0 +1,158 @@
+"""The same network in genjax and in torch (diffusers), timed in turns on the same machine.
+
+The two take turns, a few calls each, so that a slow minute of the machine falls on both; never at the same time, and each
+with its own default number of threads. A printed time is the median over all calls.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import jax
+import jaxlib
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from genjax.interop import sd3
+from genjax.models.mmdit import MMDiT
+
+NANO = dict(
+    channels=1,
+    patch_size=2,
+    depth=3,
+    num_heads=2,
+    head_dim=32,
+    qk_norm=True,
+    pos_embed_max_size=8,
+    pos_embed_base_size=4,
+)
+IMAGE, TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = (8, 8, 1), 32, 64, 64
+
+console = Console()
+
+
+def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
+    """(network, its parameters, the diffusers network with the same weights), checked to give the same outputs.
+
+    Weights are random everywhere, at a scale that keeps outputs of order one: zero-initialised gates would hide the blocks.
+    """
+    model = MMDiT(**NANO)
+    batch = random_batch(2)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.7 * leaf.shape[-2:][0] ** -0.5, leaf.shape), abstract)
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+
+    reference = diffusers.SD3Transformer2DModel(
+        sample_size=model.pos_embed_base_size * model.patch_size,
+        patch_size=model.patch_size,
+        in_channels=model.channels,
+        out_channels=model.channels,
+        num_layers=model.depth,
+        attention_head_dim=model.head_dim,
+        num_attention_heads=model.num_heads,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=model.num_heads * model.head_dim,
+        pooled_projection_dim=POOLED_WIDTH,
+        pos_embed_max_size=model.pos_embed_max_size,
+        dual_attention_layers=tuple(range(model.dual_attention_layers)),
+        qk_norm="rms_norm" if model.qk_norm else None,
+    )
+    untold = {name: getattr(model, name) for name in ("patch_size", "pos_embed_max_size", "pos_embed_base_size")}
+    weights = sd3.to_diffusers(params, **untold)
+    reference.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=True)
+
+    ours = jax.jit(model.apply)({"params": params}, **batch)
+    with torch.no_grad():
+        theirs = run_reference(reference, **as_torch(batch)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4)
+    return model, params, reference
+
+
+def random_batch(size: int) -> dict[str, np.ndarray]:
+    """Inputs of the network, in genjax's layout."""
+    rng = np.random.default_rng(1)
+    return {
+        "x_t": rng.normal(size=(size, *IMAGE)).astype(np.float32),
+        "t": rng.uniform(size=size).astype(np.float32),
+        "context": rng.normal(size=(size, TEXT_TOKENS, TEXT_WIDTH)).astype(np.float32),
+        "pooled": rng.normal(size=(size, POOLED_WIDTH)).astype(np.float32),
+    }
+
+
+def as_torch(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The same inputs in torch's layout: images (B,C,H,W)."""
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    return {**tensors, "x_t": tensors["x_t"].permute(0, 3, 1, 2).contiguous()}
+
+
+def run_reference(
+    reference: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    """Output of the diffusers network, (B,C,H,W); t in [0, 1]."""
+    return reference(
+        hidden_states=x_t,
+        timestep=1000 * t,
+        encoder_hidden_states=context,
+        pooled_projections=pooled,
+        return_dict=False,
+    )[0]
+
+
+def medians(rounds: int, calls: int, **functions: Callable[[], None]) -> dict[str, float]:
+    """Median seconds of one call of each function, over `rounds` turns of `calls` calls; each returns when it is done."""
+    seconds = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            time.sleep(0.05)  # idle threads of the other framework spin for a while before they sleep
+            for _ in range(calls):
+                start = time.perf_counter()
+                function()
+                if turn:  # the first turn warms up
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def print_table(title: str, columns: list[str], rows: list[list]) -> None:
+    """A table whose first column is text and whose numbers are milliseconds or ratios."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+
+
+def print_result(**figures) -> None:
+    """The last line: everything a later comparison needs, as JSON."""
+    rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
+    print(json.dumps({**rounded, "machine": machine()}))
+
+
+def machine() -> dict[str, str | int]:
+    """Where and with what the times were taken."""
+    models = [line for line in cpuinfo() if line.startswith("model name")]
+    return {
+        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "jax_backend": jax.default_backend(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

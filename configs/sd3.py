@@ -1,0 +1,50 @@
+"""Stable Diffusion 3 (Esser et al. 2024) and 3.5, from a laptop's size to the published ones.
+
+    nano                        0.5 M parameters, in pixel space, on embedded scans of digits; trains in minutes on a CPU
+    medium, large               the shapes of SD3-medium and of the 8 B model
+    medium_35, large_35         the shapes of SD3.5
+"""
+
+from genjax.data import Digits, Npz
+from genjax.diffusion.times import LogitNormal
+from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.mmdit import MMDiT
+from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.training.checkpoints import Checkpoint
+from genjax.training.loop import Train
+from genjax.training.optimizer import AdamW
+
+
+def nano() -> TextToImage:
+    return TextToImage(
+        model=MMDiT(channels=1, depth=3, num_heads=2, head_dim=32, pos_embed_max_size=8, pos_embed_base_size=4),
+        text=ByteEncoder(max_length=32, width=64, pooled_width=64),
+        times=LogitNormal(0.0, 1.0),
+        sampler=Sampler(solver="dpmpp_2m", steps=20, guidance=2.0, shift=1.0),
+        data=Digits(),
+        optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
+        train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
+        checkpoint=Checkpoint(every=500),
+    )
+
+
+def published(depth: int, **model) -> TextToImage:
+    """A network of the published family: `depth` blocks, `depth` heads of 64, on precomputed 16-channel latents."""
+    return TextToImage(
+        model=MMDiT(channels=16, patch_size=2, depth=depth, num_heads=depth, head_dim=64, **model),
+        text=ByteEncoder(max_length=256, width=4096, pooled_width=2048, num_heads=64),
+        times=LogitNormal(0.0, 1.0),
+        sampler=Sampler(solver="dpmpp_2m", steps=28, guidance=5.0, shift=3.0),
+        data=Npz(),
+        optimizer=AdamW(learning_rate=1e-4, warmup_steps=1000),
+        train=Train(steps=500_000, batch_size=1024, precision="bf16"),
+    )
+
+
+VARIANTS = {
+    "nano": nano,
+    "medium": lambda: published(24, qk_norm=False),
+    "large": lambda: published(38, qk_norm=False),
+    "medium_35": lambda: published(24, dual_attention_layers=13, pos_embed_max_size=384),
+    "large_35": lambda: published(38),
+}

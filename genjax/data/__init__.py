@@ -1,0 +1,30 @@
+"""Data on the host: sources of examples, and the loader that turns one into batches.
+
+A dataset is a frozen dataclass of plain fields. `dataset.source("train")` opens it and gives random access to its
+examples; a `Loader` reads them in a seeded order, lets the task transform them, and stacks them into the rows that this
+process owns of each global batch. Everything here is numpy and threads; the device sees nothing of it.
+"""
+
+from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
+from genjax.data.digits import Digits
+from genjax.data.examples import Dataset, Example, Examples
+from genjax.data.folder import ImageFolder
+from genjax.data.idx import Idx
+from genjax.data.loader import Loader
+from genjax.data.npz import Npz
+from genjax.data.shards import WebDataset
+
+__all__ = [
+    "DIGIT_NAMES",
+    "TEMPLATES",
+    "Dataset",
+    "Digits",
+    "Example",
+    "Examples",
+    "Idx",
+    "ImageFolder",
+    "Loader",
+    "Npz",
+    "WebDataset",
+    "captions_for",
+]

@@ -1,0 +1,100 @@
+"""What a dataset gives: random access to examples, some of which may turn out bad when they are read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypedDict, TypeVar
+
+import numpy as np
+
+from genjax.errors import InputError
+
+Split = Literal["train", "test"]
+OnBad = Literal["error", "skip"]
+Item = TypeVar("Item")
+
+# Which examples are the test split is part of a result: it never follows the seed of a run.
+SPLIT_SEED = 0
+
+
+class Example(TypedDict):
+    """One image with what is known of it."""
+
+    image: np.ndarray
+    """float32 (H, W, C); pixels are in [-1, 1]."""
+    captions: tuple[str, ...]
+    """Candidate captions, at least one; the task draws one each time."""
+    label: int
+    """Index into `class_names`, or -1 when the class is unknown."""
+
+
+class Dataset(Protocol):
+    """Every dataset of this package, to those who use one."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label; empty when there are no classes."""
+
+    def source(self, split: Split) -> "Examples":
+        """Random access to the examples of a split.
+
+        Raises `InputError` when the data is missing or its index is bad.
+        """
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A Grain random-access source: `read(item)` for each of `items`.
+
+    With `on_bad="skip"` an example that cannot be read is None, which the loader passes over and counts; with "error"
+    its `InputError` goes up to whoever asked. `augment(example, rng)`, when given, is drawn anew at every reading.
+    """
+
+    items: Sequence
+    read: Callable[..., Example]
+    on_bad: OnBad = "error"
+    augment: Callable[[Example, np.random.Generator], Example] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Example | None:
+        try:
+            return self.read(self.items[index])
+        except InputError:
+            if self.on_bad == "skip":
+                return None
+            raise
+
+
+def split_items(items: Sequence[Item], test_fraction: float, split: Split) -> list[Item]:
+    """The items of one split: a fixed permutation, cut at `test_fraction`, each part in its original order.
+
+    At least one item is in the test split and at least one in the train split, when the fraction is above 0 and there
+    are two or more. Raises `InputError` when the fraction is not in [0, 1) or the split is empty.
+    """
+    if not 0 <= test_fraction < 1:
+        raise InputError(f"data.test_fraction is {test_fraction}; it must be at least 0 and below 1.")
+    count = len(items)
+    test_count = min(max(1, round(test_fraction * count)), count - 1) if test_fraction and count else 0
+    # numpy promises that RandomState never changes its stream, and makes no such promise for Generator.
+    order = np.random.RandomState(SPLIT_SEED).permutation(count)
+    chosen = np.sort(order[:test_count] if split == "test" else order[test_count:])
+    if not len(chosen):
+        raise InputError(
+            f"the {split} split is empty: there are {count} examples and data.test_fraction is {test_fraction}."
+        )
+    return [items[index] for index in chosen]
+
+
+def existing_path(path: str | None, expected: str) -> Path:
+    """`path` as a Path. Raises `InputError` when it is None or nothing is there; `expected` says what should be."""
+    if path is None:
+        raise InputError(f"data.path is not set: it must name {expected}.")
+    if not Path(path).exists():
+        raise InputError(f"data.path: {path} does not exist; it must name {expected}.")
+    return Path(path)

@@ -1,0 +1,23 @@
+"""Two-layer perceptrons."""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+dense_init = nn.initializers.xavier_uniform()
+"""Initialiser of every linear layer of the diffusion transformers here (DiT: Xavier uniform, bias 0)."""
+
+
+class MLP(nn.Module):
+    """Linear - activation - Linear; nn.gelu is the tanh form, which DiT, SD3 and T5 use."""
+
+    hidden: int
+    out: int
+    activation: Callable = nn.gelu
+    kernel_init: Callable = dense_init
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch out"]:
+        x = nn.Dense(self.hidden, kernel_init=self.kernel_init, name="fc1")(x)
+        return nn.Dense(self.out, kernel_init=self.kernel_init, name="fc2")(self.activation(x))

@@ -1,0 +1,263 @@
+"""Text-to-image generation with a flow or diffusion transformer: Stable Diffusion 3 and its kin.
+
+Here the network, the mathematics and the data meet. Training minimises, over images x_0, captions, times and noise,
+
+    E |network(x_t, t, text(caption)) - velocity|^2,        x_t = alpha(t) x_0 + sigma(t) eps,
+
+with the caption replaced by the empty one now and then, so that the same network serves classifier-free guidance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from genjax.data import Digits, ImageFolder
+from genjax.diffusion.guidance import classifier_free_guidance
+from genjax.diffusion.losses import denoising_loss
+from genjax.diffusion.predictions import Prediction, Velocity
+from genjax.diffusion.process import Process, RectifiedFlow
+from genjax.diffusion.solvers import SOLVERS, SolverName, integrate, sampling_times
+from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
+from genjax.errors import InputError
+from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.mmdit import MMDiT
+from genjax.parallel.mesh import Mesh
+from genjax.training import pictures
+from genjax.training.checkpoints import Checkpoint
+from genjax.training.loop import Train
+from genjax.training.optimizer import AdamW
+from genjax.training.precision import POLICIES, cast
+from genjax.training.update import Sums
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How samples are drawn."""
+
+    solver: SolverName = "euler"
+    """Solver of the probability-flow ODE."""
+    steps: int = 28
+    """Number of its steps."""
+    guidance: float = 5.0
+    """Scale w of classifier-free guidance, u + w (c - u); 1 is none, and costs half."""
+    shift: float = 3.0
+    """Shift of the times towards noise, for high resolutions; 1 is none."""
+    spacing: Literal["uniform", "sd3"] = "uniform"
+    """Grid of times: uniform before the shift, or the table of the released SD3 code."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise InputError(f"the number of sampling steps is at least 1, not {self.steps}")
+        if not self.shift > 0:
+            raise InputError(f"the shift of the sampling times is positive, not {self.shift}")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for one sample (NFE), the two of guidance counted."""
+        return self.steps * SOLVERS[self.solver].evaluations_per_step * (1 if self.guidance == 1 else 2)
+
+    def times(self) -> np.ndarray:
+        """The steps + 1 times from noise to data."""
+        return sampling_times(self.steps, shift=self.shift, spacing=self.spacing)
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A system that turns text into images."""
+
+    model: MMDiT = field(default_factory=MMDiT)
+    text: ByteEncoder = field(default_factory=ByteEncoder)
+    process: Process = RectifiedFlow()
+    prediction: Prediction = Velocity()
+    times: TimeDensity = LogitNormal()
+    time_shift: float = 1.0
+    """Shift of the training times towards noise; 1 is none."""
+    caption_dropout: float = 0.1
+    """Probability of training on the empty caption, which guidance needs."""
+    sampler: Sampler = Sampler()
+    data: Digits | ImageFolder = Digits()
+    optimizer: AdamW = AdamW()
+    train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
+    mesh: Mesh = Mesh()
+
+    def check(self) -> None:
+        """Raise InputError where the parts of the config do not fit each other."""
+        channels = self.data.image_shape[-1]
+        if channels != self.model.channels:
+            raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
+        if not 0 <= self.caption_dropout <= 1:
+            raise InputError(f"caption_dropout lies in [0, 1], not at {self.caption_dropout}")
+        if not self.time_shift > 0:
+            raise InputError(f"time_shift is positive, not {self.time_shift}")
+        if wrong := [side for side in self.data.image_shape[:2] if side % self.model.patch_size]:
+            raise InputError(f"an image side of {wrong[0]} is not a multiple of model.patch_size {self.model.patch_size}")
+
+    # ------------------------------------------------------------------ training
+
+    def init(self, key: Key[Array, ""]) -> PyTree[Array]:
+        """Fresh parameters {"model": ..., "text": ...}, float32."""
+        model_key, text_key = jax.random.split(key)
+        text, (context, pooled) = _init_with_output(self.text, text_key, self.tokenize([""]))
+        image = jnp.zeros((1, *self.data.image_shape))
+        model, _ = _init_with_output(self.model, model_key, image, jnp.zeros(1), context, pooled)
+        return {"model": model, "text": text}
+
+    def tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "B T"]:
+        """Token ids of the prompts. Raises InputError for one that is longer than the text encoder takes."""
+        return np.stack([self.text.tokenize(prompt) for prompt in prompts])
+
+    def prepare(self, example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A row of a batch: the image and the tokens of one of its captions."""
+        captions = example["captions"]
+        return {"image": example["image"], "tokens": self.text.tokenize(captions[rng.integers(len(captions))])}
+
+    def loss(self, params: PyTree[Array], batch: dict[str, Array], keys: Key[Array, " B"]) -> Sums:
+        """Sum over the batch of the denoising loss, at one time and noise per sample."""
+        x_0, tokens = batch["image"], batch["tokens"]
+        time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
+        t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys)), self.time_shift)
+        eps = _per_sample(jax.random.normal, noise_keys, x_0.shape[1:])
+        dropped = _per_sample(partial(jax.random.bernoulli, p=self.caption_dropout), drop_keys)
+        tokens = jnp.where(dropped[:, None], self.tokenize([""]), tokens)
+
+        condition = self.encode(params, tokens)
+        losses = denoising_loss(
+            lambda x, t: self.predict(params, x, t, condition), self.process, self.prediction, x_0, eps, t
+        )
+        return Sums(losses.sum(), jnp.asarray(losses.shape[0], losses.dtype), {})
+
+    # ------------------------------------------------------------------ the network, in the precision of the policy
+
+    def encode(self, params: PyTree[Array], tokens: Int[Array, "B T"]) -> tuple[Array, Array]:
+        """Context (B,T,D) and pooled vector (B,P) of the text."""
+        return self.text.apply({"params": cast(params["text"], POLICIES[self.train.precision].compute)}, tokens)
+
+    def predict(
+        self, params: PyTree[Array], x_t: Float[Array, "B H W C"], t: Float[Array, " B"], condition
+    ) -> Float[Array, "B H W C"]:
+        """The network's prediction, float32."""
+        policy = POLICIES[self.train.precision]
+        weights = {"params": cast(params["model"], policy.compute)}
+        return self.model.apply(weights, x_t.astype(policy.compute), t, *condition).astype(policy.accumulate)
+
+    # ------------------------------------------------------------------ sampling
+
+    def sample(
+        self,
+        params: PyTree[Array],
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        sampler: Sampler | None = None,
+        trajectory: bool = False,
+        batch_size: int = 64,
+    ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
+        """One image in [-1, 1] per prompt; with `trajectory`, all steps + 1 states of each, from noise on.
+
+        Sample i depends on (seed, i, prompt i) alone, not on the batch. Raises InputError for a prompt that is longer
+        than the text encoder takes.
+        """
+        sampler = sampler or self.sampler
+        tokens = self.tokenize(prompts)
+        batch_size = min(batch_size, len(prompts))
+        batches = []
+        for first in range(0, len(prompts), batch_size):
+            index = np.arange(first, first + batch_size)
+            # The last batch is filled up with its last prompt, so that there is one shape and one compilation.
+            rows = tokens[np.minimum(index, len(prompts) - 1)]
+            guided = sampler.guidance != 1
+            images = _draw(self, sampler.solver, guided, trajectory, params, rows, seed, index, sampler.guidance,
+                           sampler.times())  # fmt: skip
+            batches.append(np.asarray(images))
+        return np.concatenate(batches, axis=1 if trajectory else 0)[..., : len(prompts), :, :, :]
+
+    # ------------------------------------------------------------------ what people look at
+
+    def validate(self, params: PyTree[Array]) -> dict[str, float]:
+        """Loss on fixed images, captions and noise at eight equally spaced times, and their mean.
+
+        `validation_loss/t=0.4375` and so on; at the centres of eight strata, of 256 held-out images at most.
+        """
+        source = self.data.source("test")
+        rng = np.random.default_rng(0)
+        rows = [self.prepare(source[i], rng) for i in range(min(len(source), 256))]
+        images, tokens = (np.stack([row[name] for row in rows]) for name in ("image", "tokens"))
+        losses = _stratum_losses(self, params, images, tokens)
+        names = [f"validation_loss/t={t:.4f}" for t in STRATA]
+        return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
+
+    def preview(self, params: PyTree[Array]) -> np.ndarray:
+        """A grid of samples with four rows, and a column for each of up to ten captions of the data."""
+        prompts = [captions[0] for captions in self.captions()[:10]]
+        images = self.sample(params, prompts * 4, seed=0)
+        return pictures.grid(pictures.to_uint8(images), columns=len(prompts))
+
+    def captions(self) -> list[tuple[str, ...]]:
+        """The captions of each class, in the order of the classes, or of 8 held-out images where there are none."""
+        source = self.data.source("test")
+        if not self.data.class_names:
+            return [source[i % len(source)]["captions"] for i in range(8)]
+        by_label = {}
+        for example in map(source.__getitem__, range(len(source))):
+            by_label.setdefault(example["label"], example["captions"])
+            if len(by_label) == len(self.data.class_names):
+                break
+        return [captions for _, captions in sorted(by_label.items())]
+
+
+STRATA = (np.arange(8) + 0.5) / 8
+"""Times at which the validation loss is taken."""
+
+
+def _init_with_output(module, key, *inputs):
+    output, variables = module.init_with_output(key, *inputs)
+    return variables["params"], output
+
+
+def _per_sample(draw, keys, *args):
+    return jax.vmap(lambda key: draw(key, *args))(keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, index, guidance, times):
+    """A batch of samples; one compilation per solver, number of steps and batch size."""
+    condition = task.encode(params, tokens)
+    denoiser = partial(task.predict, params)
+    if guided:
+        empty = jnp.broadcast_to(task.tokenize([""]), tokens.shape)
+        denoiser = classifier_free_guidance(denoiser, task.encode(params, empty), guidance)
+
+    def denoised(x, t):
+        return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+    noise = _per_sample(jax.random.normal, keys, task.data.image_shape)
+    images = integrate(SOLVERS[solver], task.process, denoised, noise, times, trajectory=trajectory)
+    return jnp.clip(images, -1, 1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _stratum_losses(task: TextToImage, params, images, tokens):
+    """The mean loss at each stratum, with the same noise for the same image in all of them."""
+    condition = task.encode(params, tokens)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(images)))
+    eps = _per_sample(jax.random.normal, keys, images.shape[1:])
+
+    def at(t):
+        return denoising_loss(
+            lambda x, t: task.predict(params, x, t, condition),
+            task.process,
+            task.prediction,
+            images,
+            eps,
+            jnp.full(len(images), t),
+        ).mean()
+
+    return jax.lax.map(at, jnp.asarray(STRATA, jnp.float32))

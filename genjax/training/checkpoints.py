@@ -1,0 +1,85 @@
+"""Checkpoints: the whole train state and the position in the data, by Orbax; asynchronous, atomic, the newest N kept.
+
+A checkpoint holds no device layout: it is restored onto whatever mesh the run has now. A newest checkpoint that cannot
+be read is reported, and the one before it is used.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from genjax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written and how many are kept."""
+
+    every: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Number of newest checkpoints that are kept."""
+    asynchronous: bool = True
+    """Write in the background while training goes on."""
+
+    def __post_init__(self):
+        if self.every < 1 or self.keep < 1:
+            raise InputError(f"checkpoint.every and checkpoint.keep are at least 1, not {self.every} and {self.keep}")
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, directory: Path, config: Checkpoint = Checkpoint()):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep, enable_async_checkpointing=config.asynchronous, create=True
+        )
+        self._directory = Path(directory).resolve()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, state: PyTree[jax.Array], position: dict[str, Any]) -> None:
+        """Save after `step` steps. The state may be donated to the next step as soon as this returns."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+        self._manager.save(step, args=items)
+
+    def restore(self, template: PyTree[jax.ShapeDtypeStruct]) -> tuple[int, PyTree[jax.Array], dict[str, Any]] | None:
+        """The newest readable (step, state, position of the data), or None when there are no checkpoints.
+
+        `template` gives shapes, types and shardings. Raises InputError when there are checkpoints and none can be read.
+        """
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
+        reasons = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._manager.restore(step, args=items)
+            except Exception as error:  # Orbax raises whatever its storage does; any of it means unreadable.
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                log.warning("checkpoint %d in %s cannot be read and is passed over: %s", step, self._directory, reason)
+                reasons.append(f"{step} ({reason})")
+            else:
+                return step, restored.state, restored.data
+        if reasons:
+            raise InputError(f"none of the checkpoints in {self._directory} can be read: {'; '.join(reasons)}")
+        return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Move the checkpoints newer than `step`, which could not be read, out of the way, as `unreadable-STEP`."""
+        for newer in [s for s in self._manager.all_steps() if s > step]:
+            (self._directory / str(newer)).rename(self._directory.parent / f"unreadable-{newer}")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
