@@ -91,8 +91,8 @@ class CosMap:
     """The cosine schedule's log-SNR density, for a rectified flow (SD3, equation 21): t = 1 - 1 / (tan(pi u / 2) + 1)."""
 
     def quantile(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        # sin / (sin + cos) is the same map without the infinite tangent at u = 1.
-        sine, cosine = jnp.sin(jnp.pi * u / 2), jnp.cos(jnp.pi * u / 2)
+        # sin / (sin + cos) is the same map without the infinite tangent at u = 1, where this cosine is exactly 0.
+        sine, cosine = jnp.sin(jnp.pi * u / 2), jnp.sin(jnp.pi * (1 - u) / 2)
         return sine / (sine + cosine)
 
     def density(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,0 +1,57 @@
+"""Laws of the denoising loss."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.diffusion.losses import denoising_loss
+from genjax.diffusion.predictions import Velocity
+from genjax.diffusion.process import RectifiedFlow, coefficients, like, velocity
+
+T = jnp.linspace(0.1, 0.9, 7)
+
+
+def test_a_perfect_network_has_exactly_no_loss(process, x_0_and_eps):
+    x_0, eps = x_0_and_eps
+    loss = denoising_loss(lambda x, t: velocity(process, x_0, eps, t), process, Velocity(), x_0, eps, T)
+    np.testing.assert_array_equal(loss, np.zeros(7))
+
+
+def test_when_the_data_is_one_point_the_noisy_sample_and_its_time_tell_all(process, x_0_and_eps):
+    point, eps = jnp.full_like(x_0_and_eps[0], 0.3), x_0_and_eps[1]
+
+    def network(x_t, t):
+        c = coefficients(process, like(t, x_t))
+        return c.d_alpha * point + c.d_sigma * (x_t - c.alpha * point) / c.sigma
+
+    np.testing.assert_allclose(denoising_loss(network, process, Velocity(), point, eps, T), np.zeros(7), atol=1e-10)
+
+
+def test_a_network_that_is_off_by_a_constant_has_the_square_of_it(x_0_and_eps):
+    x_0, eps = x_0_and_eps
+    loss = denoising_loss(lambda x, t: eps - x_0 + like(t, x), RectifiedFlow(), Velocity(), x_0, eps, T)
+    np.testing.assert_allclose(loss, T**2, rtol=1e-5)
+
+
+def test_a_network_that_says_nothing_has_the_mean_square_of_each_samples_target(x_0_and_eps):
+    x_0, eps = x_0_and_eps
+    loss = denoising_loss(lambda x, t: jnp.zeros_like(x), RectifiedFlow(), Velocity(), x_0, eps, T)
+    expected = [np.mean(np.float64(eps[i] - x_0[i]) ** 2) for i in range(7)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_the_network_sees_the_noised_sample_at_its_time(x_0_and_eps):
+    x_0, eps = x_0_and_eps
+    seen = []
+    denoising_loss(lambda *a: seen.extend(a) or a[0], RectifiedFlow(), Velocity(), x_0, eps, T)
+    t = T[:, None, None]
+    np.testing.assert_allclose(seen[0], (1 - t) * x_0 + t * eps, rtol=1e-6)
+    np.testing.assert_array_equal(seen[1], T)
+
+
+def test_the_loss_of_a_bfloat16_network_is_a_float32_number(x_0_and_eps):
+    x_0, eps = x_0_and_eps
+    output = (eps - x_0).astype(jnp.bfloat16)
+    loss = denoising_loss(lambda x, t: output, RectifiedFlow(), Velocity(), x_0, eps, T)
+    expected = np.mean(np.square(np.float64(output) - np.float64(eps - x_0)), axis=(1, 2))
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)

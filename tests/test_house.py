@@ -1,0 +1,53 @@
+"""The house keeps its shape; which room may import which is held by import-linter, in pyproject.toml."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "genjax").rglob("*.py"))
+ROOMS = sorted({path.parent for path in MODULES} - {ROOT / "genjax"})
+DOORS = ["train.py", "sample.py"]
+
+
+def from_root(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stat().st_size], ids=from_root)
+def test_a_module_opens_by_saying_what_it_is_about(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py"], ids=from_root)
+def test_a_module_has_tests_of_its_name(path):
+    inside = path.relative_to(ROOT / "genjax")
+    own = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
+    of_its_room = ROOT / "tests" / f"test_{inside.parent}.py"
+    assert own.is_file() or of_its_room.is_file(), f"neither {from_root(own)} nor {from_root(of_its_room)} exists"
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=from_root)
+def test_a_room_has_a_tenant(room):
+    assert [path for path in room.glob("*.py") if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_front_door_is_thin(door):
+    assert len((ROOT / door).read_text(encoding="utf-8").splitlines()) < 100
+
+
+def test_genjax_imports_without_any_reference_implementation_and_starts_no_device():
+    absent = ["torch", "diffusers", "transformers", "peft", "tensorflow"]
+    program = f"import sys, jax; sys.modules.update(dict.fromkeys({absent}))\n"  # None there: their import fails
+    program += "\n".join(f"import {dotted(path)}" for path in MODULES if path.name != "__main__.py")
+    program += "\njax.config.update('jax_num_cpu_devices', 3)"  # refused once a device is in use
+    imported = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert imported.returncode == 0, imported.stderr
