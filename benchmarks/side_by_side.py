@@ -1,7 +1,7 @@
 """The same network in genjax and in torch (diffusers), timed in turns on the same machine.
 
-The two take turns, a few calls each, so that a slow minute of the machine falls on both; never at the same time, and each
-with its own default number of threads. A printed time is the median over all calls.
+The two take turns, a few calls each and never at once, so that a slow minute of the machine falls on both. Each has its
+own default number of threads. A printed time is the median over all calls.
 """
 
 import json
@@ -20,20 +20,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from genjax import config
 from genjax.interop import sd3
 from genjax.models.mmdit import MMDiT
+from genjax.parallel.host_memory import keep_freed_memory
 
-NANO = dict(
-    channels=1,
-    patch_size=2,
-    depth=3,
-    num_heads=2,
-    head_dim=32,
-    qk_norm=True,
-    pos_embed_max_size=8,
-    pos_embed_base_size=4,
-)
-IMAGE, TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = (8, 8, 1), 32, 64, 64
+SYSTEM, _ = config.load(str(Path(__file__).parents[1] / "configs" / "sd3.py"))
+"""The nano system as people train it."""
+
+IMAGE, TEXT_TOKENS = SYSTEM.data.image_shape, SYSTEM.text.max_length
+TEXT_WIDTH, POOLED_WIDTH = SYSTEM.text.width, SYSTEM.text.pooled_width
+
+LOAD_AT_START = os.getloadavg()[0]
 
 console = Console()
 
@@ -41,14 +39,19 @@ console = Console()
 def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
     """(network, its parameters, the diffusers network with the same weights), checked to give the same outputs.
 
-    Weights are random everywhere, at a scale that keeps outputs of order one: zero-initialised gates would hide the blocks.
+    Weights are random everywhere, with outputs of order one: zero-initialised gates would hide the blocks.
     """
-    model = MMDiT(**NANO)
+    model = SYSTEM.model
+    keep_freed_memory()  # as training does; torch has its part of it
     batch = random_batch(2)
     abstract = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.7 * leaf.shape[-2:][0] ** -0.5, leaf.shape), abstract)
-    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+
+    def random_weights(leaf):
+        fan_in = leaf.shape[-2] if leaf.ndim > 1 else 4
+        return rng.normal(0, 0.7 * fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    params = jax.tree.map(random_weights, abstract)
 
     reference = diffusers.SD3Transformer2DModel(
         sample_size=model.pos_embed_base_size * model.patch_size,
@@ -107,7 +110,7 @@ def run_reference(
 
 
 def medians(rounds: int, calls: int, **functions: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of one call of each function, over `rounds` turns of `calls` calls; each returns when it is done."""
+    """Median seconds of one call of each function over `rounds` turns of `calls`; each returns when it is done."""
     seconds = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -131,7 +134,9 @@ def print_table(title: str, columns: list[str], rows: list[list]) -> None:
 
 
 def print_result(**figures) -> None:
-    """The last line: everything a later comparison needs, as JSON."""
+    """The last line: all that a later comparison needs, as JSON; before it a warning where the machine was not idle."""
+    if LOAD_AT_START > 0.5:
+        console.print(f"[yellow]The machine had a load of {LOAD_AT_START:.1f} at the start: these times mean little.")
     rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
     print(json.dumps({**rounded, "machine": machine()}))
 
@@ -143,7 +148,7 @@ def machine() -> dict[str, str | int]:
         "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2),
+        "load_at_start": round(LOAD_AT_START, 2),
         "jax_backend": jax.default_backend(),
         "python": platform.python_version(),
         "jax": jax.__version__,

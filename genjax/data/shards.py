@@ -82,4 +82,4 @@ def _pairs(shard: str, members: list[Blob]) -> Iterator[Pair | InputError]:
 
 
 # What a member is for, by everything after the first dot of its name.
-ROLES = {suffix: "image" for suffix in SUFFIXES} | {suffix: "caption" for suffix in PARSERS}
+ROLES = dict.fromkeys(SUFFIXES, "image") | dict.fromkeys(PARSERS, "caption")

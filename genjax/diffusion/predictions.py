@@ -2,9 +2,9 @@
 
 A prediction is linear in the hub, and so is x_t; two equations in two unknowns:
 
-    x_t      = alpha x_0 + sigma eps
-    velocity = alpha' x_0 + sigma' eps    =>    x_0 = (sigma' x_t - sigma velocity) / d
-                                                eps = (alpha velocity - alpha' x_t) / d,   d = alpha sigma' - alpha' sigma
+    x_t      = alpha x_0 + sigma eps             x_0 = (sigma' x_t - sigma velocity) / d
+    velocity = alpha' x_0 + sigma' eps     =>    eps = (alpha velocity - alpha' x_t) / d
+                                                 d   = alpha sigma' - alpha' sigma
 """
 
 from dataclasses import dataclass

@@ -88,7 +88,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class CosMap:
-    """The cosine schedule's log-SNR density, for a rectified flow (SD3, equation 21): t = 1 - 1 / (tan(pi u / 2) + 1)."""
+    """The log-SNR density of the cosine schedule (SD3, equation 21): t = 1 - 1 / (tan(pi u / 2) + 1)."""
 
     def quantile(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         # sin / (sin + cos) is the same map without the infinite tangent at u = 1, where this cosine is exactly 0.

@@ -24,6 +24,7 @@ def write_tree(path: str | Path, tree: Mapping, metadata: Mapping[str, str] | No
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         safetensors.numpy.save_file(flat, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(0o644)  # safetensors lets only the owner read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,8 +15,8 @@ Classifier = Callable[[Float[np.ndarray, "N *shape"]], Int[np.ndarray, " N"]]
 def train_classifier(images: Float[np.ndarray, "N *shape"], labels: Int[np.ndarray, " N"]) -> Classifier:
     """A function from images (M, *shape) to labels (M,), a Gaussian-kernel machine on flattened pixels.
 
-    Trained on scikit-learn's 540 test digits it is right on 99.0 % of the other 1,257, at any price C of an error from 10
-    to 100.
+    Trained on scikit-learn's 540 test digits it is right on 99.0 % of the other 1,257, for any price C of an
+    error from 10 to 100.
     """
     # scikit-learn takes a second to import: only those who classify wait for it.
     from sklearn.svm import SVC

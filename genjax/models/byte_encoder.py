@@ -60,4 +60,4 @@ class EncoderBlock(nn.Module):
         qkv = nn.Dense(3 * width, kernel_init=dense_init, name="qkv")(layer_norm(x))
         heads = (part.reshape(*x.shape[:2], self.num_heads, -1) for part in jnp.split(qkv, 3, axis=-1))
         x = x + nn.Dense(width, kernel_init=dense_init, name="proj")(attention(*heads).reshape(x.shape))
-        return x + MLP(4 * width, width, name="mlp")(layer_norm(x))
+        return x + MLP(2 * width, width, name="mlp")(layer_norm(x))

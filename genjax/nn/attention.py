@@ -1,7 +1,6 @@
 """Scaled dot-product attention: softmax(q k^T / sqrt(H)) v, in the layout of `jax.nn.dot_product_attention`."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 

@@ -1,4 +1,4 @@
-"""adaLN-Zero: a conditioning vector shifts, scales and gates every branch of a block (Peebles and Xie 2023, section 3.2).
+"""adaLN-Zero: a condition shifts, scales and gates every branch of a block (Peebles and Xie 2023, section 3.2).
 
     y = x + gate * branch(norm(x) * (1 + scale) + shift),      (shift, scale, gate) = Linear(SiLU(condition))
 

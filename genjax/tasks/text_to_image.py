@@ -97,7 +97,9 @@ class TextToImage:
         if not self.time_shift > 0:
             raise InputError(f"time_shift is positive, not {self.time_shift}")
         if wrong := [side for side in self.data.image_shape[:2] if side % self.model.patch_size]:
-            raise InputError(f"an image side of {wrong[0]} is not a multiple of model.patch_size {self.model.patch_size}")
+            raise InputError(
+                f"an image side of {wrong[0]} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
 
     # ------------------------------------------------------------------ training
 

@@ -1,7 +1,8 @@
 """Checkpoints: the whole train state and the position in the data, by Orbax; asynchronous, atomic, the newest N kept.
 
-A checkpoint holds no device layout: it is restored onto whatever mesh the run has now. A newest checkpoint that cannot
-be read is reported, and the one before it is used.
+A checkpoint holds no device layout: it is restored onto whatever mesh the run has now. It holds a fingerprint of the
+state, as storage does not notice every flipped bit. A newest checkpoint that cannot be read, or that has another
+fingerprint, is reported, and the one before it is used.
 """
 
 import logging
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -48,7 +50,8 @@ class Checkpoints:
         """Save after `step` steps. The state may be donated to the next step as soon as this returns."""
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+        record = {"data": position, "fingerprint": fingerprint(state)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         self._manager.save(step, args=items)
 
     def restore(self, template: PyTree[jax.ShapeDtypeStruct]) -> tuple[int, PyTree[jax.Array], dict[str, Any]] | None:
@@ -56,17 +59,19 @@ class Checkpoints:
 
         `template` gives shapes, types and shardings. Raises InputError when there are checkpoints and none can be read.
         """
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template), record=ocp.args.JsonRestore())
         reasons = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._manager.restore(step, args=items)
+                if fingerprint(restored.state) != restored.record["fingerprint"]:
+                    raise ValueError("its numbers are not those that were saved")
             except Exception as error:  # Orbax raises whatever its storage does; any of it means unreadable.
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 log.warning("checkpoint %d in %s cannot be read and is passed over: %s", step, self._directory, reason)
                 reasons.append(f"{step} ({reason})")
             else:
-                return step, restored.state, restored.data
+                return step, restored.state, restored.record["data"]
         if reasons:
             raise InputError(f"none of the checkpoints in {self._directory} can be read: {'; '.join(reasons)}")
         return None
@@ -83,3 +88,22 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def fingerprint(tree: PyTree[jax.Array]) -> int:
+    """A 32-bit sum over all bits of a tree, weighted by place; the same on any number of devices, as it is exact."""
+    return int(_fingerprint(tree))
+
+
+@jax.jit
+def _fingerprint(tree):
+    total = jnp.zeros((), jnp.uint32)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        words = jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize]).ravel().astype(jnp.uint32)
+        odd = 2 * (jnp.arange(words.size, dtype=jnp.uint32) + number) + 1
+        # An odd factor makes every single flipped bit count; the multiplier (Knuth's) keeps neighbours apart.
+        total = total * jnp.uint32(2654435761) + jnp.sum(words * (odd * jnp.uint32(2654435761)), dtype=jnp.uint32)
+    return total
+
+
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}

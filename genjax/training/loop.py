@@ -19,6 +19,7 @@ from rich.console import Console
 from genjax.data.loader import Loader
 from genjax.errors import InputError
 from genjax.interop.trees import write_tree
+from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.training import pictures
 from genjax.training.checkpoints import Checkpoint, Checkpoints
@@ -99,6 +100,7 @@ class Task(Protocol):
 def fit(task: Task, directory: Path, *, console: Console | None = None) -> TrainState:
     """Train `task` in a run directory until its last step, from where the directory's newest checkpoint left it."""
     task.mesh.start()
+    keep_freed_memory()
     task.check()
     train, first_process = task.train, jax.process_index() == 0
     mesh = task.mesh.build()

@@ -55,6 +55,8 @@ class Loss(Protocol):
 def initial_state(params: PyTree[Array], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     counters = (jnp.zeros((), jnp.int32) for _ in range(3))
+    # Weak types would change after the first update, and compile it twice.
+    params = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), params)
     # The average is a copy: a donated state must not hold one buffer twice.
     return TrainState(*counters, params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 

@@ -19,7 +19,9 @@ class MetricWriter:
         if path.exists():
             _keep_until(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._events = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of JSON, {"step": step, name: number, ...}, and one TensorBoard scalar per name."""

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Velocity
@@ -48,10 +49,11 @@ def test_the_network_sees_the_noised_sample_at_its_time(x_0_and_eps):
     np.testing.assert_array_equal(seen[1], T)
 
 
-def test_the_loss_of_a_bfloat16_network_is_a_float32_number(x_0_and_eps):
-    x_0, eps = x_0_and_eps
-    output = (eps - x_0).astype(jnp.bfloat16)
-    loss = denoising_loss(lambda x, t: output, RectifiedFlow(), Velocity(), x_0, eps, T)
+@pytest.mark.parametrize("data", [jnp.float32, jnp.bfloat16])
+def test_the_loss_of_a_bfloat16_network_is_summed_in_float32(x_0_and_eps, data):
+    x_0, eps = x_0_and_eps.astype(data)
+    output = jnp.ones_like(x_0, jnp.bfloat16) / 3
+    loss = denoising_loss(lambda x, t: output, RectifiedFlow(), Velocity(), x_0, eps, T.astype(data))
     expected = np.mean(np.square(np.float64(output) - np.float64(eps - x_0)), axis=(1, 2))
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=1e-5)

@@ -33,6 +33,11 @@ def test_a_transposed_view_keeps_its_values(tmp_path):
     np.testing.assert_array_equal(trees.read_tree(tmp_path / "x.safetensors")[0]["w"], view)
 
 
+def test_others_may_read_the_file(tmp_path):
+    trees.write_tree(tmp_path / "x.safetensors", {"w": np.ones(2)})
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_dotted_names_and_nesting_are_the_same_file(tmp_path):
     trees.write_tree(tmp_path / "flat", {"a.b": np.ones(2)})
     trees.write_tree(tmp_path / "nested", {"a": {"b": np.ones(2)}})

@@ -1,0 +1,28 @@
+"""One tiny system, compiled once."""
+
+import jax
+import pytest
+
+from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.mmdit import MMDiT
+from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.training.loop import Train
+
+
+@pytest.fixture(scope="session")
+def task():
+    return TextToImage(
+        model=MMDiT(channels=1, depth=2, num_heads=2, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
+        text=ByteEncoder(max_length=24, width=16, pooled_width=16),
+        sampler=Sampler(steps=3, guidance=2.0, shift=1.0),
+        train=Train(batch_size=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def params(task):
+    """Random everywhere: zero-initialised gates would hide the blocks."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten([0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])

@@ -1,0 +1,177 @@
+"""Laws of the text-to-image system: what its loss is, and that a sample is a function of seed, place and prompt."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.data import Npz
+from genjax.diffusion.solvers import SOLVERS
+from genjax.errors import InputError
+from genjax.models.mmdit import MMDiT
+from genjax.parallel.mesh import Mesh, replicated, shard_batch
+from genjax.tasks import text_to_image
+from genjax.tasks.text_to_image import STRATA, Sampler, TextToImage
+from genjax.training.loop import Train
+from genjax.training.optimizer import AdamW
+from genjax.training.update import initial_state, make_update
+
+
+def rows(task, number):
+    source, rng = task.data.source("train"), np.random.default_rng(0)
+    prepared = [task.prepare(source[i], rng) for i in range(number)]
+    return {name: np.stack([row[name] for row in prepared]) for name in prepared[0]}
+
+
+def keys(number):
+    return jax.random.split(jax.random.key(3), number)
+
+
+def test_a_fresh_network_has_the_loss_of_predicting_nothing(task):
+    """It predicts 0, so its loss is E (eps - x_0)^2 = 1 + E x_0^2."""
+    batch = rows(task, 256)
+    sums = jax.jit(task.loss)(task.init(jax.random.key(0)), batch, keys(256))
+    assert float(sums.loss / sums.weight) == pytest.approx(1 + np.square(batch["image"]).mean(), rel=0.05)
+
+
+def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_rows(task, params):
+    batch, loss = rows(task, 4), jax.jit(task.loss)
+    whole = loss(params, batch, keys(4))
+    alone = [loss(params, {k: v[i : i + 1] for k, v in batch.items()}, keys(4)[i : i + 1]) for i in range(4)]
+    assert float(whole.loss) == pytest.approx(sum(float(one.loss) for one in alone), rel=1e-5)
+    assert float(whole.weight) == 4
+
+
+def test_a_dropped_caption_is_the_empty_one(task, params):
+    """With dropout 1 the captions do not matter; with dropout 0 they do."""
+    batch = rows(task, 4)
+    other = batch | {"tokens": batch["tokens"][::-1]}
+    always, never = (replace(task, caption_dropout=rate) for rate in (1.0, 0.0))
+    assert float(always.loss(params, batch, keys(4)).loss) == float(always.loss(params, other, keys(4)).loss)
+    assert float(never.loss(params, batch, keys(4)).loss) != float(never.loss(params, other, keys(4)).loss)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_sample_does_not_depend_on_its_batch(task, params, solver):
+    prompts = [f"a handwritten {name}" for name in task.data.class_names]
+    prompts = [prompts[i % 10] for i in range(16)]
+    sampler = replace(task.sampler, solver=solver)
+    together = task.sample(params, prompts, seed=5, sampler=sampler)
+    in_parts = task.sample(params, prompts, seed=5, sampler=sampler, batch_size=6)
+    one_by_one = task.sample(params, prompts, seed=5, sampler=sampler, batch_size=1)
+    assert together.shape == (16, 8, 8, 1)
+    np.testing.assert_allclose(together, in_parts, atol=1e-5)
+    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
+    assert np.abs(together[0] - together[10]).max() > 0.1  # the same prompt, other noise
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_sampler_compiles_once(task, params, solver):
+    sampler = replace(task.sampler, solver=solver)
+    before = text_to_image._draw._cache_size()
+    for seed, guidance in ((0, 2.0), (1, 3.0), (2, 2.0)):
+        task.sample(params, ["seven"] * 5, seed=seed, sampler=replace(sampler, guidance=guidance), batch_size=5)
+    assert text_to_image._draw._cache_size() == before + 1
+
+
+def test_guidance_one_is_the_conditional_prediction_at_half_the_cost(task, params):
+    free, nearly = (replace(task.sampler, guidance=w) for w in (1.0, 1.0 + 1e-6))
+    a, b = (task.sample(params, ["seven", "one"], seed=0, sampler=s) for s in (free, nearly))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert (free.evaluations, nearly.evaluations) == (3, 6)
+    assert replace(nearly, solver="heun").evaluations == 12
+
+
+def test_a_trajectory_goes_from_noise_to_the_samples(task, params):
+    states = task.sample(params, ["seven"] * 3, seed=0, trajectory=True)
+    assert states.shape == (4, 3, 8, 8, 1)
+    np.testing.assert_allclose(states[-1], task.sample(params, ["seven"] * 3, seed=0), atol=1e-6)
+
+
+def test_the_network_computes_in_the_policy_and_returns_float32(task, params):
+    low = replace(task, train=Train(precision="bf16"))
+    x, t = jnp.ones((2, 8, 8, 1)), jnp.array([0.2, 0.8])
+    context, pooled = low.encode(params, low.tokenize(["one", "two"]))
+    assert context.dtype == pooled.dtype == jnp.bfloat16
+    output = low.predict(params, x, t, (context, pooled))
+    assert output.dtype == jnp.float32
+    exact = task.predict(params, x, t, task.encode(params, task.tokenize(["one", "two"])))
+    assert np.abs(output - exact).max() < 0.05 * np.abs(exact).max()
+    assert np.abs(output - exact).max() > 0
+
+
+def test_the_validation_loss_is_fixed_and_named_by_time(task, params):
+    first, second = task.validate(params), task.validate(params)
+    assert first == second
+    strata = [first[f"validation_loss/t={t:.4f}"] for t in STRATA]
+    assert len(strata) == 8
+    assert first["validation_loss"] == pytest.approx(np.mean(strata), rel=1e-6)
+
+
+def test_the_preview_is_a_picture_with_a_column_per_class(task, params):
+    picture = task.preview(params)
+    assert picture.shape == (4 * 9 + 1, 10 * 9 + 1, 1)
+    assert picture.dtype == np.uint8
+
+
+def test_captions_name_the_classes_in_order(task):
+    assert [captions[0].split()[-1] for captions in task.captions()] == list(task.data.class_names)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("algorithm", ["psum", "ring"])
+def test_ten_steps_agree_on_any_number_of_devices(task, devices, algorithm):
+    """To 1e-6, as asked; and the ring equals psum."""
+    optimizer = AdamW(learning_rate=1e-3, warmup_steps=100).build(1000)
+    batches = [rows(task, 8) for _ in range(2)]
+
+    def trained(devices, algorithm):
+        mesh = Mesh(data=devices).build()
+        update = make_update(task.loss, optimizer, mesh, seed=0, all_reduce_algorithm=algorithm)
+        state = initial_state(jax.jit(task.init)(jax.random.key(0)), optimizer)
+        state = jax.device_put(state, replicated(mesh))
+        for i in range(10):
+            state, _ = update(state, shard_batch(batches[i % 2], mesh))
+        assert update._cache_size() == 1
+        return jax.device_get(state.params)
+
+    if "one" not in _TRAINED:
+        _TRAINED["one"] = trained(1, "psum")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), _TRAINED["one"], trained(devices, algorithm)
+    )
+
+
+_TRAINED = {}
+
+
+MISFITS = {
+    "model.channels is 3": {"model": MMDiT(channels=3)},
+    "caption_dropout": {"caption_dropout": 1.5},
+    "time_shift": {"time_shift": 0.0},
+    "patch_size": {"model": MMDiT(channels=1, patch_size=3)},
+    "data.path": {"data": Npz()},
+}
+
+
+@pytest.mark.parametrize("sentence", MISFITS)
+def test_parts_that_do_not_fit_are_refused(task, sentence):
+    with pytest.raises(InputError, match=sentence):
+        replace(task, **MISFITS[sentence]).check()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"shift": 0.0}])
+def test_impossible_samplers_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Sampler(**wrong)
+
+
+def test_a_prompt_that_is_too_long_is_refused(task, params):
+    with pytest.raises(InputError, match="has 40 bytes, and this text encoder takes at most 24"):
+        task.sample(params, ["x" * 40], seed=0)
+
+
+def test_the_default_system_is_the_published_one():
+    assert TextToImage().model.num_heads * TextToImage().model.head_dim == 1536

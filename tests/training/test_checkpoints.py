@@ -1,0 +1,146 @@
+"""Laws of checkpoints: whole, exact, on any number of devices, and damage is told."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.errors import InputError
+from genjax.parallel.mesh import Mesh, replicated
+from genjax.training.checkpoints import Checkpoint, Checkpoints, fingerprint
+
+
+def state_at(step, devices=1):
+    tree = {"w": jnp.arange(20_000.0) + step, "inner": (jnp.asarray(step), {"b": jnp.full((3,), 1 / 3)})}
+    return jax.device_put(tree, replicated(Mesh(data=devices).build()))
+
+
+def template(devices=1):
+    whole = replicated(Mesh(data=devices).build())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_at(0))
+
+
+def saved(directory, *steps, devices=1, **config):
+    checkpoints = Checkpoints(directory, Checkpoint(**config))
+    for step in steps:
+        checkpoints.save(step, state_at(step, devices), {"batches": step})
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_an_empty_directory_holds_none(tmp_path):
+    assert Checkpoints(tmp_path / "c").restore(template()) is None
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 1), (1, 4), (4, 2)])
+def test_what_is_restored_is_what_was_saved_on_any_number_of_devices(tmp_path, before, after):
+    saved(tmp_path / "c", 3, devices=before)
+    step, state, position = Checkpoints(tmp_path / "c").restore(template(after))
+    assert (step, position) == (3, {"batches": 3})
+    assert_equal(state, state_at(3))
+    assert len(state["w"].sharding.device_set) == after
+
+
+def test_a_state_donated_right_after_an_asynchronous_save_is_saved_as_it_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", Checkpoint(asynchronous=True))
+    spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
+    state = state_at(5)
+    checkpoints.save(5, state, {})
+    spoil(state)
+    checkpoints.wait()
+    assert_equal(checkpoints.restore(template())[1], state_at(5))
+
+
+def test_the_newest_are_kept(tmp_path):
+    saved(tmp_path / "c", 1, 2, 3, 4, keep=2)
+    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [3, 4]
+
+
+def damage_by_removing(files):
+    for file in files:
+        file.unlink()
+
+
+def damage_by_truncating(files):
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_by_flipping_a_byte(files):
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [damage_by_removing, damage_by_truncating, damage_by_flipping_a_byte])
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(tmp_path, caplog, damage):
+    directory = tmp_path / "c"
+    saved(directory, 1, 2)
+    damage([file for file in (directory / "2" / "state").rglob("*") if file.is_file()])
+    checkpoints = Checkpoints(directory)
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("genjax").propagate = True
+        step, state, _ = checkpoints.restore(template())
+    assert step == 1
+    assert_equal(state, state_at(1))
+    assert "checkpoint 2" in caplog.text
+    # It is moved out of the way, not deleted, so that step 2 can be saved again.
+    checkpoints.set_aside_after(1)
+    assert (tmp_path / "unreadable-2").is_dir()
+    checkpoints.save(2, state_at(2), {"batches": 2})
+    checkpoints.wait()
+    assert checkpoints.restore(template())[0] == 2
+
+
+def test_only_the_largest_file_damaged_is_told_too(tmp_path):
+    """A flipped byte in the stored numbers themselves."""
+    directory = tmp_path / "c"
+    saved(directory, 1, 2)
+    files = [file for file in (directory / "2" / "state").rglob("*") if file.is_file()]
+    damage_by_flipping_a_byte([max(files, key=lambda file: file.stat().st_size)])
+    assert Checkpoints(directory).restore(template())[0] == 1
+
+
+def test_when_all_are_damaged_training_does_not_start_over_in_silence(tmp_path):
+    directory = tmp_path / "c"
+    saved(directory, 1, 2)
+    for step in ("1", "2"):
+        damage_by_removing([file for file in (directory / step / "state").rglob("*") if file.is_file()])
+    with pytest.raises(InputError, match="none of the checkpoints in .* can be read"):
+        Checkpoints(directory).restore(template())
+
+
+def test_a_state_of_other_shapes_is_refused(tmp_path):
+    saved(tmp_path / "c", 1)
+    other = template() | {"w": jax.ShapeDtypeStruct((7,), jnp.float32, sharding=template()["w"].sharding)}
+    with pytest.raises(InputError):
+        Checkpoints(tmp_path / "c").restore(other)
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}])
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(InputError, match="at least 1"):
+        Checkpoint(**wrong)
+
+
+def test_the_fingerprint_sees_every_single_flipped_bit():
+    tree = {"w": jnp.arange(50.0), "n": jnp.asarray(3)}
+    bits = np.asarray(tree["w"]).view(np.uint32)
+    for place in (0, 1, 48, 49):
+        for bit in range(32):
+            changed = bits.copy()
+            changed[place] ^= np.uint32(1) << np.uint32(bit)
+            assert fingerprint(tree | {"w": jnp.asarray(changed.view(np.float32))}) != fingerprint(tree)
+    assert fingerprint(tree | {"n": jnp.asarray(4)}) != fingerprint(tree)
+    assert fingerprint(tree | {"w": tree["w"][::-1]}) != fingerprint(tree)
+
+
+def test_the_fingerprint_does_not_depend_on_the_devices():
+    assert fingerprint(state_at(1)) == fingerprint(state_at(1, devices=4))

@@ -1,0 +1,153 @@
+"""Laws of the training loop, on a small system: exact resume, what it writes, and what stops it."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from genjax.errors import InputError
+from genjax.interop.trees import read_tree
+from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.mmdit import MMDiT
+from genjax.parallel.mesh import Mesh
+from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.training.checkpoints import Checkpoint
+from genjax.training.loop import Train, fit
+from genjax.training.optimizer import AdamW
+
+TRAIN = Train(
+    steps=8, batch_size=8, log_every=1, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
+)
+TASK = TextToImage(
+    model=MMDiT(channels=1, depth=1, num_heads=1, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
+    text=ByteEncoder(max_length=24, width=8, pooled_width=8, num_heads=1),
+    sampler=Sampler(steps=2, guidance=1.0, shift=1.0),
+    optimizer=AdamW(learning_rate=1e-3, warmup_steps=2),
+    train=TRAIN,
+    checkpoint=Checkpoint(every=3),
+    mesh=Mesh(data=1),
+)
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "straight"
+    return directory, jax.device_get(fit(TASK, directory))
+
+
+def stop_after(monkeypatch, step):
+    """Ask to stop, as a signal does, when batch `step` is read."""
+    from genjax.data.loader import Loader
+
+    read, seen = Loader.__next__, []
+
+    def counting(self):
+        seen.append(1)
+        if len(seen) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self)
+
+    monkeypatch.setattr(Loader, "__next__", counting)
+
+
+def test_a_run_directory_documents_itself(straight):
+    directory, state = straight
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "log.txt",
+                     "model.safetensors"}  # fmt: skip
+    assert [line["step"] for line in lines(directory)] == list(range(1, 9))
+    assert "validation_loss" in lines(directory)[-1]
+    assert [path.name for path in (directory / "samples").iterdir()] == ["step_000008.png"]
+    tree, metadata = read_tree(directory / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, tree, state.ema)
+    assert metadata == {"step": "8"}
+    assert (int(state.step), int(state.updates)) == (8, 8)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_run_that_was_stopped_goes_on_exactly(straight, tmp_path, monkeypatch, devices):
+    """Stopped at step 5, between checkpoints; resumed, also on four devices, where sums differ in their last bits."""
+    directory, whole = straight
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        stopped = fit(TASK, tmp_path / "run")
+    assert int(stopped.step) == 5
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    resumed = jax.device_get(fit(replace(TASK, mesh=Mesh(data=devices)), tmp_path / "run"))
+    if devices == 1:
+        jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+        told = [[(line["step"], line["loss"]) for line in lines(d)] for d in (directory, tmp_path / "run")]
+        assert told[0] == told[1]
+    else:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), resumed, whole)
+
+
+def test_a_finished_run_stays_as_it_is(straight):
+    directory, state = straight
+    before = (directory / "metrics.jsonl").read_text()
+    again = jax.device_get(fit(TASK, directory))
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_after_the_one_before(straight, tmp_path, monkeypatch, capfd):
+    _, whole = straight
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        fit(TASK, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["6", "7"]
+    for file in (tmp_path / "run" / "checkpoints" / "7").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100:
+            file.write_bytes(file.read_bytes()[:50])
+    resumed = jax.device_get(fit(TASK, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    told = (tmp_path / "run" / "log.txt").read_text()
+    assert "checkpoint 7" in told
+    assert "resuming" in told
+    assert "at step 6 of 8" in told
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
+    """The checkpoint that was written before stays; each skip is told."""
+    from genjax.data.loader import Loader
+
+    read, seen = Loader.__next__, []
+
+    def poisoned(self):
+        batch = read(self)
+        seen.append(1)
+        return batch | {"image": batch["image"] * (np.nan if len(seen) > 4 else 1)}
+
+    monkeypatch.setattr(Loader, "__next__", poisoned)
+    with pytest.raises(FloatingPointError, match="3 steps in a row"):
+        fit(TASK, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+    assert "not finite (2 in a row)" in " ".join((tmp_path / "run" / "log.txt").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (replace(TASK, train=replace(TRAIN, batch_size=9, accumulate=2)), "does not split evenly over 1 devices times"),
+        (replace(TASK, model=TASK.model.clone(channels=3)), "model.channels is 3"),
+        (replace(TASK, mesh=Mesh(data=99)), "mesh.data is 99"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_directory(tmp_path, task, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fit(task, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}])
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Train(**wrong)

@@ -1,0 +1,34 @@
+"""Laws of the metric files."""
+
+import json
+
+import numpy as np
+
+from genjax.training.writers import MetricWriter
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_step_is_one_line(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": np.float32(0.5)})
+    writer.write(2, {"loss": 0.25, "rate": 3})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "rate": 3.0}]
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):
+    """Lines after the restored step, and a line cut off by the interruption, are written anew."""
+    writer = MetricWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    writer = MetricWriter(tmp_path, resume_step=2)
+    writer.write(3, {"loss": 30})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
