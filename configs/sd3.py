@@ -5,7 +5,7 @@ medium, large               the shapes of SD3-medium and of the 8 B model
 medium_35, large_35         the shapes of SD3.5
 """
 
-from genjax.data import Digits, Npz
+from genjax.data import Images, Npz
 from genjax.diffusion.times import LogitNormal
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
@@ -23,8 +23,8 @@ def nano() -> TextToImage:
         ),
         text=ByteEncoder(max_length=32, width=64, pooled_width=64),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver="dpmpp_2m", steps=20, guidance=1.5, shift=1.0),
-        data=Digits(),
+        sampler=Sampler(solver="dpmpp_2m", steps=20, guidance=1.3, shift=1.0),
+        data=Images(image_size=8, channels=1),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
         checkpoint=Checkpoint(every=500),

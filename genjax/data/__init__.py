@@ -9,6 +9,7 @@ from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.digits import Digits
 from genjax.data.examples import Dataset, Example, Examples
 from genjax.data.folder import ImageFolder
+from genjax.data.found import Images
 from genjax.data.idx import Idx
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
@@ -23,6 +24,7 @@ __all__ = [
     "Examples",
     "Idx",
     "ImageFolder",
+    "Images",
     "Loader",
     "Npz",
     "WebDataset",

@@ -57,7 +57,7 @@ def integrate(
         state = solver.step(process, denoiser, state, *pair)
         return state, solver.finalise(state) if trajectory else None
 
-    times = jnp.asarray(times, x.dtype)
+    times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
     state, visited = jax.lax.scan(step, solver.initialise(x), (times[:-1], times[1:]))
     return jnp.concatenate([x[None], visited]) if trajectory else solver.finalise(state)
 

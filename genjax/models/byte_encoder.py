@@ -40,6 +40,8 @@ class ByteEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> tuple[Float[Array, "B T width"], Float[Array, "B pooled_width"]]:
+        if min(self.max_length, self.num_heads) < 1 or self.width % self.num_heads:
+            raise ValueError(f"a ByteEncoder of width {self.width} cannot have {self.num_heads} heads")
         normal = nn.initializers.normal(0.02)
         x = nn.Embed(257, self.width, embedding_init=normal, name="embed")(tokens)
         x = x + self.param("positions", normal, (self.max_length, self.width))

@@ -61,6 +61,8 @@ class MMDiT(nn.Module):
         context: Float[Array, "B L Dc"],
         pooled: Float[Array, "B Dp"],
     ) -> Float[Array, "B H W C"]:
+        if min(self.depth, self.num_heads, self.head_dim, self.patch_size) < 1:
+            raise ValueError("depth, num_heads, head_dim and patch_size of an MMDiT are at least 1")
         width = self.num_heads * self.head_dim
         rows, columns = (self._tokens_along(size) for size in x_t.shape[1:3])
 

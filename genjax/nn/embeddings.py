@@ -34,8 +34,10 @@ def sincos_2d_centre_crop(height: int, width: int, channels: int, *, max_size: i
     span `base_size` units: p = i * base_size / max_size (SD3 paper, "positional encodings for varying aspect ratios").
     The first half of the channels encodes the column, the second the row.
 
-    Raises ValueError when the grid does not fit into `max_size`.
+    Raises ValueError when the grid does not fit into `max_size`, and when `channels` is not a multiple of 4.
     """
+    if channels % 4:
+        raise ValueError(f"a position embedding has a multiple of 4 channels, not {channels}")
     if max(height, width) > max_size:
         raise ValueError(f"a grid of {height} x {width} tokens does not fit into pos_embed_max_size = {max_size}")
     top, left = (max_size - height) // 2, (max_size - width) // 2

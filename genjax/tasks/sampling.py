@@ -60,5 +60,6 @@ def save_samples(
         f" guidance {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {seed},"
         f" {seconds:.1f} s with compilation",
         highlight=False,
+        soft_wrap=True,
     )
     return {"images": images, "prompts": prompts}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Digits, ImageFolder
+from genjax.data import Dataset, Images
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
@@ -81,7 +81,7 @@ class TextToImage:
     caption_dropout: float = 0.1
     """Probability of training on the empty caption, which guidance needs."""
     sampler: Sampler = Sampler()
-    data: Digits | ImageFolder = Digits()
+    data: Dataset = Images()
     optimizer: AdamW = AdamW()
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
@@ -89,17 +89,17 @@ class TextToImage:
 
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
-        channels = self.data.image_shape[-1]
-        if channels != self.model.channels:
-            raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
         if not 0 <= self.caption_dropout <= 1:
             raise InputError(f"caption_dropout lies in [0, 1], not at {self.caption_dropout}")
         if not self.time_shift > 0:
             raise InputError(f"time_shift is positive, not {self.time_shift}")
-        if wrong := [side for side in self.data.image_shape[:2] if side % self.model.patch_size]:
-            raise InputError(
-                f"an image side of {wrong[0]} is not a multiple of model.patch_size {self.model.patch_size}"
-            )
+        channels = self.data.image_shape[-1]
+        if channels != self.model.channels:
+            raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
+        try:
+            jax.eval_shape(self.init, jax.random.key(0))
+        except ValueError as error:  # What the networks say of sizes that do not fit each other.
+            raise InputError(f"the networks cannot be built: {str(error).splitlines()[0]}") from None
 
     # ------------------------------------------------------------------ training
 

@@ -4,9 +4,8 @@ It knows a task only by the few functions of `Task`, and moves its state as a py
 just been sent off: metrics are read one step late.
 """
 
+import contextlib
 import logging
-import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +20,15 @@ from genjax.errors import InputError
 from genjax.interop.trees import write_tree
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
-from genjax.training import pictures
 from genjax.training.checkpoints import Checkpoint, Checkpoints
 from genjax.training.optimizer import AdamW
 from genjax.training.precision import Precision
 from genjax.training.progress import progress_bar
+from genjax.training.report import Report, local
 from genjax.training.run_directory import open_run
 from genjax.training.signals import stop_on_signals
 from genjax.training.update import Loss, TrainState, initial_state, make_update
-from genjax.training.writers import MetricWriter, log_to
+from genjax.training.writers import log_to
 
 log = logging.getLogger(__name__)
 
@@ -98,150 +97,97 @@ class Task(Protocol):
 
 
 def fit(task: Task, directory: Path, *, console: Console | None = None) -> TrainState:
-    """Train `task` in a run directory until its last step, from where the directory's newest checkpoint left it."""
+    """Train `task` in a run directory until its last step, from where the directory's newest checkpoint left it.
+
+    Returns the last state. A signal to stop saves and returns early. Raises InputError for what cannot be trained, and
+    FloatingPointError when too many steps in a row were not finite.
+    """
     task.mesh.start()
     keep_freed_memory()
     task.check()
-    train, first_process = task.train, jax.process_index() == 0
-    mesh = task.mesh.build()
+    train, mesh = task.train, task.mesh.build()
     if train.batch_size % (mesh.size * train.accumulate):
         raise InputError(
             f"train.batch_size is {train.batch_size}, and does not split evenly over {mesh.size} devices times"
             f" {train.accumulate} micro-batches"
         )
-    loader = Loader(
-        task.data.source("train"),
-        batch_size=train.batch_size,
-        seed=train.seed,
-        transform=task.prepare,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=train.data_threads,
-    )
-    console = console or Console(stderr=True)
-    if first_process:
-        open_run(directory, task)
-        log_to(directory, console)
+    with contextlib.ExitStack() as until_the_end:
+        loader = Loader(
+            task.data.source("train"),
+            batch_size=train.batch_size,
+            seed=train.seed,
+            transform=task.prepare,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=train.data_threads,
+        )
+        until_the_end.callback(loader.close)
+        console = console or Console(stderr=True)
+        if jax.process_index() == 0:
+            open_run(directory, task)
+            log_to(directory, console)
 
-    # ------------------------------------------------------------------ state: fresh, or where a checkpoint left it
-    optimizer = task.optimizer.build(train.steps)
-    whole = replicated(mesh)
+        # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
+        optimizer = task.optimizer.build(train.steps)
+        whole = replicated(mesh)
 
-    @jax.jit
-    def fresh(key):
-        return initial_state(task.init(key), optimizer)
+        def fresh(key):
+            return initial_state(task.init(key), optimizer)
 
-    key = jax.random.fold_in(jax.random.key(train.seed), 2**31 - 1)
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh, key)
-    )
-    checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)
-    restored = checkpoints.restore(template)
-    if restored is None:
-        start, state = 0, jax.jit(fresh, out_shardings=whole)(key)
-    else:
-        start, state, position = restored
-        checkpoints.set_aside_after(start)
-        loader.restore(position)
-        log.info("resuming %s at step %d of %d", directory, start, train.steps)
-    count = sum(leaf.size for leaf in jax.tree.leaves(template.params))
-    log.info(
-        "%s: %s parameters, %d devices (%s), batch %d", directory, f"{count:,}", mesh.size,
-        jax.devices()[0].device_kind, train.batch_size,
-    )  # fmt: skip
+        key = jax.random.fold_in(jax.random.key(train.seed), 2**31 - 1)
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh, key)
+        )
+        checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)
+        until_the_end.callback(checkpoints.close)
+        restored = checkpoints.restore(template)
+        if restored is None:
+            start, state = 0, jax.jit(fresh, out_shardings=whole)(key)
+        else:
+            start, state, position = restored
+            checkpoints.set_aside_after(start)
+            loader.restore(position)
+            log.info("resuming %s at step %d of %d", directory, start, train.steps)
+        count = sum(leaf.size for leaf in jax.tree.leaves(template.params))
+        kind = jax.devices()[0].device_kind
+        log.info("%s: %s parameters, %d x %s, batch %d", directory, f"{count:,}", mesh.size, kind, train.batch_size)
 
-    update = make_update(
-        task.loss,
-        optimizer,
-        mesh,
-        seed=train.seed,
-        all_reduce_algorithm=task.mesh.all_reduce,
-        micro_batches=train.accumulate,
-        ema_longest=train.ema_decay,
-    )
-    writer = MetricWriter(directory, resume_step=start) if first_process else None
-    schedule = task.optimizer.schedule(train.steps)
-    recent: deque[dict[str, np.ndarray]] = deque(maxlen=train.log_every)
-
-    def take(metrics: dict[str, Array]) -> None:
-        """Read the metrics of the step before; give up after too many bad ones in a row."""
-        recent.append(jax.device_get(metrics))
-        bad = int(recent[-1]["skipped_in_a_row"])
-        if bad:
-            log.warning("a step was skipped: its loss or gradient is not finite (%d in a row)", bad)
-        if bad >= train.max_skipped:
-            raise FloatingPointError(
-                f"{bad} steps in a row had a loss or gradient that is not finite; the last checkpoint is from before"
-            )
-
-    # ------------------------------------------------------------------ steps
-    pending, clock, clock_step = None, time.perf_counter(), start
-    with stop_on_signals() as stop, progress_bar(console, train.steps, start) as bar:
+        # -------------------------------------------------------------- steps
+        update = make_update(
+            task.loss,
+            optimizer,
+            mesh,
+            seed=train.seed,
+            all_reduce_algorithm=task.mesh.all_reduce,
+            micro_batches=train.accumulate,
+            ema_longest=train.ema_decay,
+        )
+        report = Report(task, directory, start)
+        until_the_end.callback(report.close)
+        stop = until_the_end.enter_context(stop_on_signals())
+        bar = until_the_end.enter_context(progress_bar(console, train.steps, start))
+        pending = None
         for step in range(start + 1, train.steps + 1):
-            batch = shard_batch(next(loader), mesh)
-            state, metrics = update(state, batch)
+            state, metrics = update(state, shard_batch(next(loader), mesh))
             if pending is not None:
-                take(pending)
+                report.read(pending)  # The device is at work on this step while the last one's metrics are read.
             pending = metrics
             last = step == train.steps or bool(stop)
-
-            # -------------------------------------------------------------- what people look at
-            looking = {
-                "log": step % train.log_every == 0 or last,
-                "validate": step % train.validate_every == 0 or step == train.steps,
-                "sample": step % train.sample_every == 0 or step == train.steps,
-            }
-            if any(looking.values()) and first_process:
-                take(pending)
+            if report.is_due(step) or step % task.checkpoint.every == 0 or last:
+                report.read(pending)
                 pending = None
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                told = _means(recent) | {
-                    "learning_rate": float(schedule(int(state.updates) - 1)),
-                    "steps_per_second": (step - clock_step) / seconds,
-                    "images_per_second": (step - clock_step) * train.batch_size / seconds,
-                    "examples_skipped": loader.skipped,
-                }
-                clock_step = step
-                recent.clear()
-                average = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.ema)
-                if looking["validate"]:
-                    told |= task.validate(average)
-                if looking["sample"]:
-                    picture = task.preview(average)
-                    (directory / "samples").mkdir(exist_ok=True)
-                    pictures.save_png(picture, directory / "samples" / f"step_{step:06d}.png", smallest_side=256)
-                    writer.picture(step, "samples", picture)
-                writer.write(step, told)
-                shown = ("loss", "validation_loss", "gradient_norm", "steps_per_second")
-                log.info("step %d  %s", step, "  ".join(f"{k} {told[k]:.4g}" for k in shown if k in told))
-                bar.show(loss=told["loss"])
-            bar.advance(step)
-
-            # -------------------------------------------------------------- what survives
+            if report.is_due(step) or last:
+                bar.show(loss=report.tell(step, state, loader.skipped))
             if step % task.checkpoint.every == 0 or last:
-                if pending is not None:
-                    take(pending)
-                    pending = None
                 checkpoints.save(step, state, loader.state())
+            bar.advance(step)
             if stop:
                 break
 
-    checkpoints.wait()
-    checkpoints.close()
-    loader.close()
-    if first_process:
-        writer.close()
-        if stop:
-            log.info("stopped by %s after step %d; the same command goes on from there", stop.name, int(state.step))
-        else:
-            average = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), state.ema))
-            write_tree(directory / "model.safetensors", average, {"step": str(train.steps)})
-            log.info("finished %d steps; weights (average) in %s", train.steps, directory / "model.safetensors")
+    if int(state.step) < train.steps:
+        log.info("stopped by %s after step %d; the same command goes on from there", stop.name, int(state.step))
+    elif jax.process_index() == 0:
+        path = directory / "model.safetensors"
+        write_tree(path, jax.device_get(local(state.ema)), {"step": str(train.steps)})
+        log.info("finished %d steps; the averaged weights are in %s", train.steps, path)
     return state
-
-
-def _means(metrics) -> dict[str, float]:
-    """The mean over steps of each metric that is finite then."""
-    table = {name: np.array([step[name] for step in metrics], np.float64) for name in metrics[0]} if metrics else {}
-    return {name: float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
-            for name, values in table.items()}  # fmt: skip

@@ -24,8 +24,9 @@ class MetricWriter:
         )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of JSON, {"step": step, name: number, ...}, and one TensorBoard scalar per name."""
-        self._lines.write(json.dumps({"step": step} | {name: float(value) for name, value in metrics.items()}) + "\n")
+        """One line of JSON, {"step": step, name: number or null, ...}, and one TensorBoard scalar per name."""
+        numbers = {name: float(value) if np.isfinite(value) else None for name, value in metrics.items()}
+        self._lines.write(json.dumps({"step": step} | numbers) + "\n")
         self._lines.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, float(value), step)
@@ -57,7 +58,10 @@ def log_to(directory: Path, console: Console) -> logging.Logger:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    shown = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
+    if console.is_terminal:
+        shown = RichHandler(console=console, show_path=False, show_level=False, markup=False)
+    else:
+        shown = logging.StreamHandler(console.file)
     kept = logging.FileHandler(directory / "log.txt", encoding="utf-8")
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for handler in (shown, kept):

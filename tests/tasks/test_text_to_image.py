@@ -10,6 +10,7 @@ import pytest
 from genjax.data import Npz
 from genjax.diffusion.solvers import SOLVERS
 from genjax.errors import InputError
+from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks import text_to_image
@@ -32,7 +33,7 @@ def keys(number):
 def test_a_fresh_network_has_the_loss_of_predicting_nothing(task):
     """It predicts 0, so its loss is E (eps - x_0)^2 = 1 + E x_0^2."""
     batch = rows(task, 256)
-    sums = jax.jit(task.loss)(task.init(jax.random.key(0)), batch, keys(256))
+    sums = jax.jit(lambda key: task.loss(task.init(key), batch, keys(256)))(jax.random.key(0))
     assert float(sums.loss / sums.weight) == pytest.approx(1 + np.square(batch["image"]).mean(), rel=0.05)
 
 
@@ -48,9 +49,9 @@ def test_a_dropped_caption_is_the_empty_one(task, params):
     """With dropout 1 the captions do not matter; with dropout 0 they do."""
     batch = rows(task, 4)
     other = batch | {"tokens": batch["tokens"][::-1]}
-    always, never = (replace(task, caption_dropout=rate) for rate in (1.0, 0.0))
-    assert float(always.loss(params, batch, keys(4)).loss) == float(always.loss(params, other, keys(4)).loss)
-    assert float(never.loss(params, batch, keys(4)).loss) != float(never.loss(params, other, keys(4)).loss)
+    always, never = (jax.jit(replace(task, caption_dropout=rate).loss) for rate in (1.0, 0.0))
+    assert float(always(params, batch, keys(4)).loss) == float(always(params, other, keys(4)).loss)
+    assert float(never(params, batch, keys(4)).loss) != float(never(params, other, keys(4)).loss)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -91,13 +92,14 @@ def test_a_trajectory_goes_from_noise_to_the_samples(task, params):
 
 
 def test_the_network_computes_in_the_policy_and_returns_float32(task, params):
-    low = replace(task, train=Train(precision="bf16"))
-    x, t = jnp.ones((2, 8, 8, 1)), jnp.array([0.2, 0.8])
-    context, pooled = low.encode(params, low.tokenize(["one", "two"]))
+    def run(task):
+        condition = task.encode(params, task.tokenize(["one", "two"]))
+        return condition, task.predict(params, jnp.ones((2, 8, 8, 1)), jnp.array([0.2, 0.8]), condition)
+
+    (context, pooled), output = jax.jit(run, static_argnums=0)(replace(task, train=Train(precision="bf16")))
+    _, exact = jax.jit(run, static_argnums=0)(task)
     assert context.dtype == pooled.dtype == jnp.bfloat16
-    output = low.predict(params, x, t, (context, pooled))
     assert output.dtype == jnp.float32
-    exact = task.predict(params, x, t, task.encode(params, task.tokenize(["one", "two"])))
     assert np.abs(output - exact).max() < 0.05 * np.abs(exact).max()
     assert np.abs(output - exact).max() > 0
 
@@ -151,7 +153,11 @@ MISFITS = {
     "model.channels is 3": {"model": MMDiT(channels=3)},
     "caption_dropout": {"caption_dropout": 1.5},
     "time_shift": {"time_shift": 0.0},
-    "patch_size": {"model": MMDiT(channels=1, patch_size=3)},
+    "an image side of 8 is not a multiple of patch_size = 3": {"model": MMDiT(channels=1, patch_size=3)},
+    "does not fit into pos_embed_max_size = 2": {"model": MMDiT(channels=1, pos_embed_max_size=2)},
+    "a multiple of 4 channels, not 3": {"model": MMDiT(channels=1, num_heads=1, head_dim=3)},
+    "at least 1": {"model": MMDiT(channels=1, depth=0)},
+    "width 64 cannot have 3 heads": {"text": ByteEncoder(num_heads=3)},
     "data.path": {"data": Npz()},
 }
 

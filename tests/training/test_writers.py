@@ -32,3 +32,10 @@ def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):
     writer.write(3, {"loss": 30})
     writer.close()
     assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_what_is_not_finite_is_null_so_that_each_line_is_json(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": float("nan"), "norm": float("inf")})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": None, "norm": None}]
