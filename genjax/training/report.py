@@ -48,7 +48,7 @@ class Report:
             log.warning("a step was skipped: its loss or gradient is not finite (%d in a row)", bad)
         if bad >= self._task.train.max_skipped:
             raise FloatingPointError(
-                f"{bad} steps in a row had a loss or gradient that is not finite; all were skipped, and the run gives up"
+                f"{bad} steps in a row had a loss or gradient that is not finite; all were skipped, the run gives up"
             )
 
     def tell(self, step: int, state: TrainState, examples_skipped: int) -> float:

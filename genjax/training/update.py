@@ -109,7 +109,7 @@ def make_update(
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         sums, gradients = over_devices(state.params, state.step, batch)
         gradients, mean_loss, means = jax.tree.map(lambda s: s / sums.weight, (gradients, sums.loss, sums.metrics))
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
 
         steps, moments = optimizer.update(gradients, state.optimizer, state.params)

@@ -70,7 +70,7 @@ def test_a_step_is_the_gradient_of_the_weighted_mean(batch):
     assert_close(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient))
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
     np.testing.assert_allclose(metrics["error"], value, rtol=1e-6)
-    np.testing.assert_allclose(metrics["gradient_norm"], optax.global_norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-6)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
