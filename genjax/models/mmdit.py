@@ -49,7 +49,7 @@ class MMDiT(nn.Module):
     pos_embed_max_size: int = 192
     """Side of the largest grid of tokens."""
     pos_embed_base_size: int = 64
-    """Side of the grid, in tokens, whose positions have unit spacing when it spans pos_embed_max_size."""
+    """Position units along that side: neighbouring tokens are base size / max size apart."""
     remat: RematPolicy = "none"
     """What each block keeps for the backward pass: none (keep all), dots, full (keep its inputs only)."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -40,6 +41,12 @@ class Mesh:
         if not 1 <= count <= len(devices):
             raise InputError(f"mesh.data is {count}, and this machine has {len(devices)} devices")
         return jax.sharding.Mesh(np.asarray(devices[:count]), (DATA_AXIS,))
+
+
+def wait_for_all(what: str) -> None:
+    """Until every process has come to this point."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

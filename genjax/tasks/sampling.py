@@ -55,7 +55,7 @@ def save_samples(
     if trajectory:
         frames = np.stack([pictures.grid(frame) for frame in pictures.to_uint8(states)])
         pictures.save_gif(frames, out / "trajectory.gif", smallest_side=512)
-    Console(stderr=True).print(
+    Console().print(
         f"{number} samples of step {step} in {out / 'grid.png'}: {sampler.solver}, {sampler.steps} steps,"
         f" guidance {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {seed},"
         f" {seconds:.1f} s with compilation",

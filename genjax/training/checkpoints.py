@@ -37,12 +37,17 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory; without a config they are only read, while the run may go on."""
 
-    def __init__(self, directory: Path, config: Checkpoint = Checkpoint()):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep, enable_async_checkpointing=config.asynchronous, create=True
-        )
+    def __init__(self, directory: Path, config: Checkpoint | None = None):
+        if config is None:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep,
+                enable_async_checkpointing=config.asynchronous,
+                cleanup_tmp_directories=True,  # What a killed run left half-written.
+            )
         self._directory = Path(directory).resolve()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 

@@ -19,7 +19,7 @@ from genjax.data.loader import Loader
 from genjax.errors import InputError
 from genjax.interop.trees import write_tree
 from genjax.parallel.host_memory import keep_freed_memory
-from genjax.parallel.mesh import Mesh, replicated, shard_batch
+from genjax.parallel.mesh import Mesh, replicated, shard_batch, wait_for_all
 from genjax.training.checkpoints import Checkpoint, Checkpoints
 from genjax.training.optimizer import AdamW
 from genjax.training.precision import Precision
@@ -122,10 +122,11 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
             threads=train.data_threads,
         )
         until_the_end.callback(loader.close)
-        console = console or Console(stderr=True)
+        console = console or Console()
         if jax.process_index() == 0:
             open_run(directory, task)
             log_to(directory, console)
+        wait_for_all("the run directory is there")
 
         # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
         optimizer = task.optimizer.build(train.steps)

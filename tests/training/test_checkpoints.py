@@ -35,7 +35,7 @@ def assert_equal(a, b):
 
 
 def test_an_empty_directory_holds_none(tmp_path):
-    assert Checkpoints(tmp_path / "c").restore(template()) is None
+    assert Checkpoints(tmp_path / "c", Checkpoint()).restore(template()) is None
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 1), (1, 4), (4, 2)])
@@ -55,6 +55,18 @@ def test_a_state_donated_right_after_an_asynchronous_save_is_saved_as_it_was(tmp
     spoil(state)
     checkpoints.wait()
     assert_equal(checkpoints.restore(template())[1], state_at(5))
+
+
+def test_reading_leaves_a_running_save_alone_and_a_new_run_clears_what_was_left(tmp_path):
+    directory = tmp_path / "c"
+    saved(directory, 1)
+    half = directory / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    before = sorted(directory.rglob("*"))
+    assert Checkpoints(directory).restore(template())[0] == 1
+    assert sorted(directory.rglob("*")) == before
+    assert Checkpoints(directory, Checkpoint()).restore(template())[0] == 1
+    assert not half.exists()
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -84,7 +96,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(tmp_path
     directory = tmp_path / "c"
     saved(directory, 1, 2)
     damage([file for file in (directory / "2" / "state").rglob("*") if file.is_file()])
-    checkpoints = Checkpoints(directory)
+    checkpoints = Checkpoints(directory, Checkpoint())
     with caplog.at_level(logging.WARNING):
         logging.getLogger("genjax").propagate = True
         step, state, _ = checkpoints.restore(template())

@@ -12,7 +12,7 @@ from genjax.interop.trees import write_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.tasks.text_to_image import TextToImage
-from genjax.training.checkpoints import Checkpoints
+from genjax.training.checkpoints import Checkpoint, Checkpoints
 from genjax.training.run_directory import SHIPPED
 from genjax.training.update import initial_state
 from genjax.training.weights import read_weights
@@ -30,7 +30,7 @@ def state():
 
 def test_the_average_of_the_newest_checkpoint_comes_before_the_file(tmp_path, state):
     average = jax.tree.map(lambda leaf: leaf + 1, state.ema)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint())
     checkpoints.save(4, state._replace(ema=average), {})
     checkpoints.wait()
     checkpoints.close()
