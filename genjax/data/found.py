@@ -1,19 +1,20 @@
 """Whatever lies at a path: the dataset that `--data.path` names, told by what is found there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 from genjax.data.digits import Digits
-from genjax.data.examples import Dataset, Examples, OnBad, Split
+from genjax.data.examples import Dataset, Examples, Split
 from genjax.data.folder import ImageFolder
 from genjax.data.idx import Idx
 from genjax.data.npz import Npz
+from genjax.data.pairs import Pairs
 from genjax.data.shards import WebDataset
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Pairs):
     """The embedded digits, or what a path holds.
 
     A `.npz` file is an `Npz`; a `.tar`, a folder of them or a pattern a `WebDataset`; a folder with files in MNIST's
@@ -22,16 +23,6 @@ class Images:
 
     path: str | None = None
     """A folder of images and captions, tar shards, a folder of IDX files, or an .npz; embedded digits when None."""
-    image_size: int = 64
-    """Side that images in folders and shards are fitted to, in pixels."""
-    channels: int = 3
-    """Channels that images in folders and shards are read with: 1 for grey, 3 for RGB."""
-    flip: bool = False
-    """Mirror half of the training images of folders and shards."""
-    on_bad: OnBad = "error"
-    """What an image that cannot be used does: stop with an error that names it, or be skipped and counted."""
-    test_fraction: float = 0.05
-    """Share of the images held out as the test split, where the data has no split of its own."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -59,4 +50,4 @@ class Images:
             return Idx(self.path)
         shards = place.suffix == ".tar" or (place.is_dir() and any(place.glob("*.tar")))
         kind = WebDataset if shards else ImageFolder
-        return kind(self.path, self.image_size, self.channels, self.flip, self.on_bad, self.test_fraction)
+        return kind(**{field.name: getattr(self, field.name) for field in fields(self)})
