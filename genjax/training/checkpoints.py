@@ -41,7 +41,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, config: Checkpoint | None = None):
         if config is None:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
         else:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
