@@ -9,12 +9,12 @@ from genjax.data.examples import Dataset, Examples, Split
 from genjax.data.folder import ImageFolder
 from genjax.data.idx import Idx
 from genjax.data.npz import Npz
-from genjax.data.pairs import Pairs
+from genjax.data.pairs import PairOptions
 from genjax.data.shards import WebDataset
 
 
 @dataclass(frozen=True)
-class Images(Pairs):
+class Images(PairOptions):
     """The embedded digits, or what a path holds.
 
     A `.npz` file is an `Npz`; a `.tar`, a folder of them or a pattern a `WebDataset`; a folder with files in MNIST's

@@ -1,5 +1,6 @@
 """Encoded images with text beside them: what a folder of files and the shards of a tar archive have in common."""
 
+import abc
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,8 +48,8 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Images of any size with captions, fitted to squares of `image_size`."""
+class PairOptions:
+    """How images of any size are read: where they are, what they are fitted to, and which are held out."""
 
     path: str | None = None
     """Where the data is."""
@@ -62,6 +63,11 @@ class Pairs:
     """What an image that cannot be used does: stop with an error that names it, or be skipped and counted."""
     test_fraction: float = 0.05
     """Share of the images held out as the test split, always the same ones."""
+
+
+@dataclass(frozen=True)
+class Pairs(PairOptions, abc.ABC):
+    """Images of any size with captions, fitted to squares of `image_size`."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -81,9 +87,9 @@ class Pairs:
         items = split_items(self._index, self.test_fraction, split)
         return Examples(items, self._read, self.on_bad, _flipped if self.flip and split == "train" else None)
 
+    @abc.abstractmethod
     def find(self) -> Iterable[Pair | InputError]:
         """Every image under `path` in a fixed order; one that is known to be bad is told as its error."""
-        raise NotImplementedError
 
     @cached_property
     def _index(self) -> list[Pair | InputError]:

@@ -2,7 +2,7 @@
 
 XLA's CPU backend allocates the scratch space of a program, a hundred megabytes for a small network, anew at each
 execution. glibc gives blocks of that size back to the kernel when they are freed, so that each step would touch fresh
-pages, which the kernel has to zero one by one: about half of the time of a small training step. Kept, they are reused.
+pages, which the kernel has to zero one by one: a quarter and more of the time of a small step. Kept, they are reused.
 """
 
 import ctypes
