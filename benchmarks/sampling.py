@@ -14,6 +14,7 @@ import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sd3_networks as sd3
 import side_by_side as sbs
 import torch
 import tyro
@@ -81,14 +82,14 @@ def their_sampler(network, batch: dict, config: Sampling) -> Callable[[], np.nda
 
 
 def main(config: Sampling) -> None:
-    model, params, reference = sbs.networks()
+    model, params, reference = sd3.networks()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=config.shift)
     scheduler.set_timesteps(config.steps)
     times = scheduler.sigmas.numpy()
 
     figures, rows = {}, []
     for size in config.batch_sizes:
-        batch = sbs.random_batch(2 * size)
+        batch = sd3.random_batch(2 * size)
         batch["x_t"] = batch["x_t"][:size]
         ours = our_sampler(model, params, batch, times, config.guidance)
         theirs = their_sampler(reference, batch, config)

@@ -1,9 +1,10 @@
-"""The same network in genjax and in torch (diffusers), timed in turns on the same machine.
+"""Timing side by side: the same work done in several ways, in turns, on the same machine and in the same run.
 
-The two take turns, a few calls each and never at once, so that a slow minute of the machine falls on both. Each has its
-own default number of threads. A printed time is the median over all calls.
+All take turns, a few calls each and never at once, so that a slow minute of the machine falls on all of them. Each has
+its own default number of threads. A printed time is the median over all calls.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -12,101 +13,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import diffusers
 import jax
-import jaxlib
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from genjax import config
-from genjax.interop import sd3
-from genjax.models.mmdit import MMDiT
-from genjax.parallel.host_memory import keep_freed_memory
-
-SYSTEM, _ = config.load(str(Path(__file__).parents[1] / "configs" / "sd3.py"))
-"""The nano system as people train it."""
-
-IMAGE, TEXT_TOKENS = SYSTEM.data.image_shape, SYSTEM.text.max_length
-TEXT_WIDTH, POOLED_WIDTH = SYSTEM.text.width, SYSTEM.text.pooled_width
+PACKAGES = ("jax", "jaxlib", "torch", "diffusers", "triton", "jax-triton")
+"""Whose versions stand beside a result, where they are installed."""
 
 LOAD_AT_START = os.getloadavg()[0]
 
 console = Console()
-
-
-def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
-    """(network, its parameters, the diffusers network with the same weights), checked to give the same outputs.
-
-    Weights are random everywhere, with outputs of order one: zero-initialised gates would hide the blocks.
-    """
-    model = SYSTEM.model
-    keep_freed_memory()  # as training does; torch has its part of it
-    batch = random_batch(2)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
-    rng = np.random.default_rng(0)
-
-    def random_weights(leaf):
-        fan_in = leaf.shape[-2] if leaf.ndim > 1 else 4
-        return rng.normal(0, 0.7 * fan_in**-0.5, leaf.shape).astype(np.float32)
-
-    params = jax.tree.map(random_weights, abstract)
-
-    reference = diffusers.SD3Transformer2DModel(
-        sample_size=model.pos_embed_base_size * model.patch_size,
-        patch_size=model.patch_size,
-        in_channels=model.channels,
-        out_channels=model.channels,
-        num_layers=model.depth,
-        attention_head_dim=model.head_dim,
-        num_attention_heads=model.num_heads,
-        joint_attention_dim=TEXT_WIDTH,
-        caption_projection_dim=model.num_heads * model.head_dim,
-        pooled_projection_dim=POOLED_WIDTH,
-        pos_embed_max_size=model.pos_embed_max_size,
-        dual_attention_layers=tuple(range(model.dual_attention_layers)),
-        qk_norm="rms_norm" if model.qk_norm else None,
-    )
-    untold = {name: getattr(model, name) for name in ("patch_size", "pos_embed_max_size", "pos_embed_base_size")}
-    weights = sd3.to_diffusers(params, **untold)
-    reference.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=True)
-
-    ours = jax.jit(model.apply)({"params": params}, **batch)
-    with torch.no_grad():
-        theirs = run_reference(reference, **as_torch(batch)).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4)
-    return model, params, reference
-
-
-def random_batch(size: int) -> dict[str, np.ndarray]:
-    """Inputs of the network, in genjax's layout."""
-    rng = np.random.default_rng(1)
-    return {
-        "x_t": rng.normal(size=(size, *IMAGE)).astype(np.float32),
-        "t": rng.uniform(size=size).astype(np.float32),
-        "context": rng.normal(size=(size, TEXT_TOKENS, TEXT_WIDTH)).astype(np.float32),
-        "pooled": rng.normal(size=(size, POOLED_WIDTH)).astype(np.float32),
-    }
-
-
-def as_torch(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """The same inputs in torch's layout: images (B,C,H,W)."""
-    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-    return {**tensors, "x_t": tensors["x_t"].permute(0, 3, 1, 2).contiguous()}
-
-
-def run_reference(
-    reference: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor
-) -> torch.Tensor:
-    """Output of the diffusers network, (B,C,H,W); t in [0, 1]."""
-    return reference(
-        hidden_states=x_t,
-        timestep=1000 * t,
-        encoder_hidden_states=context,
-        pooled_projections=pooled,
-        return_dict=False,
-    )[0]
 
 
 def medians(rounds: int, calls: int, **functions: Callable[[], None]) -> dict[str, float]:
@@ -147,15 +63,20 @@ def machine() -> dict[str, str | int]:
     return {
         "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
         "load_at_start": round(LOAD_AT_START, 2),
         "jax_backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        **{name: version for name in PACKAGES if (version := installed(name))},
     }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cpuinfo() -> list[str]:

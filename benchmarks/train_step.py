@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import sd3_networks as sd3
 import side_by_side as sbs
 import torch
 import tyro
@@ -69,7 +70,7 @@ class Ours:
         self.attention_gradient = jax.jit(jax.grad(lambda qkv: attention(*qkv).sum()))
 
     def tokens(self) -> int:
-        return sbs.TEXT_TOKENS + sbs.IMAGE[0] * sbs.IMAGE[1] // sbs.SYSTEM.model.patch_size**2
+        return sd3.TEXT_TOKENS + sd3.IMAGE[0] * sd3.IMAGE[1] // sd3.SYSTEM.model.patch_size**2
 
     def step(self) -> float:
         self.state, value = self.whole_step(self.state, self.batch, self.target)
@@ -85,7 +86,7 @@ class Ours:
         self.state = jax.block_until_ready(self.optimise_state(self.state, self.gradients))
 
     def attentions(self):
-        for _ in range(sbs.SYSTEM.model.depth):
+        for _ in range(sd3.SYSTEM.model.depth):
             jax.block_until_ready(self.attention_gradient(self.qkv))
 
 
@@ -99,12 +100,12 @@ class Theirs:
         self.adamw = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.batch = sbs.as_torch(batch)
+        self.batch = sd3.as_torch(batch)
         self.target = torch.from_numpy(target).permute(0, 3, 1, 2).contiguous()
         self.config = config
 
     def forward(self) -> torch.Tensor:
-        return (sbs.run_reference(self.network, **self.batch) - self.target).square().mean()
+        return (sd3.run_reference(self.network, **self.batch) - self.target).square().mean()
 
     def forward_and_backward(self) -> torch.Tensor:
         self.adamw.zero_grad(set_to_none=True)
@@ -125,8 +126,8 @@ class Theirs:
 
 
 def main(config: Training) -> None:
-    model, params, reference = sbs.networks()
-    batch = sbs.random_batch(config.batch_size)
+    model, params, reference = sd3.networks()
+    batch = sd3.random_batch(config.batch_size)
     target = np.random.default_rng(2).normal(size=batch["x_t"].shape).astype(np.float32)
     ours = Ours(model, params, batch, target, config)
     theirs = Theirs(reference, batch, target, config)

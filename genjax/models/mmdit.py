@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from genjax.nn.attention import attention
+from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.embeddings import sincos_2d_centre_crop, timestep_embedding
 from genjax.nn.mlp import MLP, dense_init
 from genjax.nn.modulation import AdaLN, modulate
@@ -51,7 +51,9 @@ class MMDiT(nn.Module):
     pos_embed_base_size: int = 64
     """Position units along that side: neighbouring tokens are base size / max size apart."""
     remat: RematPolicy = "none"
-    """What each block keeps for the backward pass: none (keep all), dots, full (keep its inputs only)."""
+    """What each block keeps for the backward pass: none (keep all), dots, attention, full (keep its inputs only)."""
+    attention_implementation: AttentionImplementation = "auto"
+    """Which attention kernel to use; auto: the fastest of this machine."""
 
     @nn.compact
     def __call__(
@@ -79,6 +81,7 @@ class MMDiT(nn.Module):
         condition = MLP(width, width, nn.silu, small, name="t_embedder")(sinusoid)
         condition = condition + MLP(width, width, nn.silu, name="y_embedder")(pooled)
 
+        sizes = (self.num_heads, self.head_dim, self.qk_norm, self.attention_implementation)
         dual = min(self.dual_attention_layers, self.depth - 1)
         for name, length, dual_attention in [("dual_blocks", dual, True), ("blocks", self.depth - 1 - dual, False)]:
             if length:
@@ -89,16 +92,10 @@ class MMDiT(nn.Module):
                     in_axes=nn.broadcast,
                     length=length,
                 )
-                block = stack(self.num_heads, self.head_dim, self.qk_norm, dual_attention, name=name)
+                block = stack(*sizes, dual_attention, name=name)
                 (context, x), _ = block((context, x), condition)
-        last = JointBlock(
-            self.num_heads,
-            self.head_dim,
-            self.qk_norm,
-            dual_attention=self.dual_attention_layers >= self.depth,
-            pre_only=True,
-            name="last_block",
-        )
+        dual_last = self.dual_attention_layers >= self.depth
+        last = JointBlock(*sizes, dual_attention=dual_last, pre_only=True, name="last_block")
         (_, x), _ = last((context, x), condition)
 
         shift, scale = AdaLN(width, 2, name="final_modulation")(condition)
@@ -120,11 +117,12 @@ class JointBlock(nn.Module):
     num_heads: int
     head_dim: int
     qk_norm: bool
+    attention_implementation: AttentionImplementation = "auto"
     dual_attention: bool = False
     pre_only: bool = False
 
     def setup(self):
-        sizes = (self.num_heads, self.head_dim, self.qk_norm)
+        sizes = (self.num_heads, self.head_dim, self.qk_norm, self.attention_implementation)
         self.context = Stream(*sizes, pre_only=self.pre_only)
         self.image = Stream(*sizes, dual_attention=self.dual_attention)
 
@@ -137,7 +135,8 @@ class JointBlock(nn.Module):
             self.image.queries_keys_values(image, image_modulation),
             strict=True,
         )
-        attended = attention(*(jnp.concatenate(pair, axis=1) for pair in joint))
+        query, key, value = (jnp.concatenate(pair, axis=1) for pair in joint)
+        attended = attention(query, key, value, implementation=self.attention_implementation)
         length = context.shape[1]
         if not self.pre_only:
             context = self.context.residuals(context, attended[:, :length], context_modulation)
@@ -154,6 +153,7 @@ class Stream(nn.Module):
     num_heads: int
     head_dim: int
     qk_norm: bool
+    attention_implementation: AttentionImplementation = "auto"
     dual_attention: bool = False
     pre_only: bool = False
 
@@ -177,7 +177,7 @@ class Stream(nn.Module):
 
     def _second_attention(self, tokens, shift, scale, gate):
         qkv = self.attn2.queries_keys_values(modulate(layer_norm(tokens), shift, scale))
-        return gate * self.attn2.output(attention(*qkv))
+        return gate * self.attn2.output(attention(*qkv, implementation=self.attention_implementation))
 
 
 class Projections(nn.Module):

@@ -1,11 +1,23 @@
-"""Scaled dot-product attention: softmax(q k^T / sqrt(H)) v, in the layout of `jax.nn.dot_product_attention`."""
+"""Scaled dot-product attention by an implementation that the config names: the networks' door to the kernels."""
 
-import jax
+from typing import Literal
+
 from jaxtyping import Array, Float
+
+import pallas_kernels
+
+AttentionImplementation = Literal["auto", "xla", "cudnn", "triton", "mosaic"]
+"""`auto`: the fastest that this machine has and that does exactly what is asked; docs/kernels.md has the table."""
 
 
 def attention(
-    query: Float[Array, "B T N H"], key: Float[Array, "B S N H"], value: Float[Array, "B S N H"]
-) -> Float[Array, "B T N H"]:
-    """Full attention without a mask; logits and softmax in float32."""
-    return jax.nn.dot_product_attention(query, key, value)
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K V"],
+    *,
+    implementation: AttentionImplementation = "auto",
+    **options,
+) -> Float[Array, "B T N V"]:
+    """softmax(q k^T / sqrt(H)) v; the options are those of `pallas_kernels.attention` (masks, bias, windows, ...)."""
+    chosen = None if implementation == "auto" else implementation
+    return pallas_kernels.attention(query, key, value, implementation=chosen, **options)

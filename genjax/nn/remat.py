@@ -5,16 +5,18 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
-RematPolicy = Literal["none", "dots", "full"]
+RematPolicy = Literal["none", "dots", "attention", "full"]
 
 _SAVEABLE = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention_outputs"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
 def rematerialise(block: type[nn.Module], policy: RematPolicy) -> type[nn.Module]:
-    """`block`, keeping everything (`none`), only the outputs of linear layers (`dots`), or only its inputs (`full`)."""
+    """`block`, keeping for its backward pass everything (`none`), the outputs of linear layers (`dots`), the outputs of
+    attention (`attention`, so that its forward kernel runs once), or nothing but its inputs (`full`)."""
     if policy == "none":
         return block
     return nn.remat(block, policy=_SAVEABLE[policy], prevent_cse=False)

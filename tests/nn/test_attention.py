@@ -49,3 +49,9 @@ def test_logits_of_bfloat16_keep_what_bfloat16_cannot_tell_apart():
     assert output.dtype == jnp.bfloat16
     weights = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     np.testing.assert_allclose(np.float64(output).ravel(), weights, atol=0.01)
+
+
+def test_the_implementation_that_a_config_names_is_the_one_asked_for(qkv):
+    np.testing.assert_array_equal(attention(*qkv, implementation="xla"), attention(*qkv))
+    with pytest.raises(NotImplementedError, match="implementation 'mosaic' of attention does not support float32"):
+        attention(*qkv, implementation="mosaic")

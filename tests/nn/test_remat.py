@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.nn.attention import attention
 from genjax.nn.remat import RematPolicy, rematerialise
 
 POLICIES = get_args(RematPolicy)
@@ -16,7 +17,9 @@ POLICIES = get_args(RematPolicy)
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return x + nn.tanh(nn.Dense(4, name="linear")(x)), None
+        x = x + nn.tanh(nn.Dense(4, name="linear")(x))
+        heads = x[None, :, None, :]  # (B=1, T, N=1, H)
+        return x + attention(heads, heads, heads)[0, :, 0], None
 
 
 class Network(nn.Module):
@@ -50,9 +53,11 @@ def test_no_policy_changes_the_gradients():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), other, none)
 
 
-def test_dots_recomputes_activations_and_full_recomputes_linear_layers_too():
+def test_each_policy_recomputes_what_it_does_not_keep():
     programs = {policy: str(jax.make_jaxpr(gradient(policy))(PARAMS)) for policy in POLICIES}
-    counts = {policy: (text.count("dot_general["), text.count("= tanh")) for policy, text in programs.items()}
-    linear, tanh = counts["none"]
-    assert counts["dots"] == (linear, tanh + 1)
-    assert counts["full"] == (linear + 1, tanh + 1)
+    parts = ("dot_general[", "= tanh", "attention_forward[")
+    counts = {policy: [text.count(part) for part in parts] for policy, text in programs.items()}
+    again = {
+        policy: [two - one for one, two in zip(counts["none"], counts[policy], strict=True)] for policy in POLICIES
+    }
+    assert again == {"none": [0, 0, 0], "dots": [0, 1, 1], "attention": [1, 1, 0], "full": [1, 1, 1]}

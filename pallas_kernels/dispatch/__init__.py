@@ -1,0 +1,1 @@
+"""Who computes attention: the public function, the table of capabilities, and the implementations."""

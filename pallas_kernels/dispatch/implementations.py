@@ -1,0 +1,33 @@
+"""The implementations of attention, and the primitives made from them.
+
+| implementation | value                | tangent              | backward             |
+|----------------|----------------------|----------------------|----------------------|
+| xla            | xla.py               | xla.py               | xla.py               |
+| triton         | triton/forward.py    | triton/tangent.py    | triton/backward.py   |
+| mosaic         | mosaic/forward.py    | xla.py               | mosaic/backward.py   |
+| cudnn          | cuDNN, by jax.nn     | xla.py               | cuDNN, by jax.nn     |
+
+The kernels are imported when they are first used, so that none of their libraries is needed for the others.
+"""
+
+from dataclasses import replace
+
+from pallas_kernels.derivatives import Fused, Rules
+from pallas_kernels.dot_product_attention import problem, xla
+
+_TRITON = "pallas_kernels.triton.rules"
+_MOSAIC = ("pallas_kernels.mosaic.forward", "", "pallas_kernels.mosaic.backward")
+_CUDNN = "pallas_kernels.dot_product_attention.cudnn"
+
+fused = Fused(
+    "attention",
+    {
+        "xla": xla.RULES,
+        "triton": Rules.of_modules(_TRITON, _TRITON, _TRITON),
+        "mosaic": replace(Rules.of_modules(*_MOSAIC), tangent=xla.RULES.tangent),
+        "cudnn": Rules.of_modules(_CUDNN, _CUDNN, _CUDNN),
+    },
+    second_order=xla.SECOND_ORDER,
+    shapes=problem.shapes,
+)
+"""fused(operands, settings, implementation) -> (out, lse), with every derivative."""

@@ -1,0 +1,57 @@
+"""cuDNN's flash attention through the public function of JAX, in our normal form.
+
+JAX rounds the log-sum-exp that it returns to the dtype of the output, too coarse to take derivatives from. So the
+backward pass is the transpose of the public function, and the tangent computes its own log-sum-exp in plain JAX.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.derivatives import Arrays
+from pallas_kernels.dot_product_attention import xla
+from pallas_kernels.dot_product_attention.problem import Settings
+
+
+def forward(operands: Arrays, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """(out, lse); this lse is for nothing but its shape: asking for it is refused, see capabilities.py."""
+    out = _attend(settings)(*_inputs(operands))
+    return out, jnp.full(out.shape[:-1], jnp.nan, jnp.float32)
+
+
+def tangent(tangents: Arrays, operands: Arrays, outputs, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """Tangents of (out, lse)."""
+    del outputs
+    return xla.RULES.tangent(tangents, operands, xla.RULES.forward(operands, settings), settings)
+
+
+def backward(cotangents, operands: Arrays, outputs, wanted: tuple[str, ...], settings: Settings) -> Arrays:
+    """Cotangents of the operands named in `wanted`."""
+    del outputs
+    names = ("query", "key", "value")
+    found = jax.vjp(_attend(settings), *_inputs(operands))[1](cotangents[0])
+    found = dict(zip(names, found, strict=True))
+    shared = [name for name in wanted if operands[name].shape[0] < found[name].shape[0]]
+    return {name: found[name].sum(0, keepdims=True) if name in shared else found[name] for name in wanted}
+
+
+def _inputs(operands: Arrays) -> list[jax.Array]:
+    batch = max(x.shape[0] for x in operands.values())
+    inputs = (operands[name] for name in ("query", "key", "value"))
+    return [jnp.broadcast_to(x, (batch, *x.shape[1:])) for x in inputs]
+
+
+def _attend(settings: Settings):
+    window = None if settings.left is None else (settings.left, 0)
+
+    def attend(query, key, value):
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            scale=settings.scale,
+            is_causal=settings.right == 0,
+            local_window_size=window,
+            implementation="cudnn",
+        )
+
+    return attend

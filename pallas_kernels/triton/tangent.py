@@ -1,0 +1,148 @@
+r"""The tangent of attention, without the matrix of logits, from the lse of the forward pass.
+
+With z the logits, p = exp(z - lse), and a dot for the derivative along the given tangents,
+
+    z. = scale (q. k^T + q k.^T) + bias.      (a soft cap multiplies the first term by 1 - tanh^2)
+    h = p z.,   lse. = sum h + exp(sink - lse) sink.,   out. = p v. + h v - lse. out
+
+Both products of out. go to one accumulator, which keeps the kernel free of spills at head width 128. Operands that
+stand still cost nothing. This is the kernel that MeanFlow, sCM and other consistency models ask for: forward mode
+through attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import triton
+import triton.language as tl
+
+from pallas_kernels.derivatives import Arrays
+from pallas_kernels.dot_product_attention.problem import DIFFERENTIABLE, Settings, mask_of, shapes
+from pallas_kernels.dot_product_attention.schedule import schedule as plan_queries
+from pallas_kernels.triton.config import Config, choose
+from pallas_kernels.triton.launch import Launch
+from pallas_kernels.triton.problem import batch_of, describe, log2_lse, needs_schedule, refuse
+from pallas_kernels.triton.tile import LOG2E, live, load_pairs, load_rows, logits, tiles, visible, visited, visits
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Which operands have a tangent. (`value` is a name that `tl.constexpr` keeps for itself.)"""
+
+    query: bool
+    key: bool
+    values: bool
+    bias: bool
+    sinks: bool
+
+    @property
+    def logits(self) -> bool:
+        return self.query or self.key or self.bias
+
+
+@triton.jit
+def attention_tangent(
+    query, key, value, bias, sinks, dense, key_start, key_end, query_segments, key_segments, query_positions,
+    key_positions, ancestors, tree_start, span, schedule, query_dot, key_dot, value_dot, bias_dot, sinks_dot, out, lse,
+    T, S, out_dot, lse_dot,
+    P: tl.constexpr, M: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One tile of queries of one head, over its keys."""
+    rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
+             ancestors, tree_start)  # fmt: skip
+    count = tl.cdiv(T, BLOCK_Q)
+    program = tl.program_id(0)
+    tile, stripe = program % count, program // count
+    if P.right is not None:
+        tile = count - 1 - tile  # the longest first
+    batch, head = stripe // P.heads, stripe % P.heads
+    first = tile * BLOCK_Q
+    i = first + tl.arange(0, BLOCK_Q)
+    inside = i < T
+    value_columns = tl.arange(0, P.block_value)[None, :]
+
+    query_at = (batch.to(tl.int64) * P.batched.query * T * P.heads + head) * P.width
+    key_at = (batch.to(tl.int64) * P.batched.key * S * P.kv_heads + head // P.group) * P.width
+    value_at = (batch.to(tl.int64) * P.batched.values * S * P.kv_heads + head // P.group) * P.value_width
+    q = load_rows(query + query_at, first, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
+    if M.query:
+        tq = load_rows(query_dot + query_at, first, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
+    level = tl.load(lse + (batch.to(tl.int64) * P.heads + head) * T + i, mask=inside, other=float("inf"))
+    moved = tl.zeros((BLOCK_Q,), tl.float32)  # the tangent of the lse
+    if M.sinks:
+        sink = tl.load(sinks + batch * P.batched.sinks * P.heads + head).to(tl.float32)
+        moved += tl.exp2(sink * LOG2E - level) * tl.load(sinks_dot + batch * P.batched.sinks * P.heads + head).to(
+            tl.float32
+        )
+    acc = tl.zeros((BLOCK_Q, P.block_value), tl.float32)
+
+    last = tl.minimum(first + BLOCK_Q, T) - 1
+    low, high, full_low, full_high = tiles(schedule, batch, tile, count, first, last, S, P.left, P.right, BLOCK_K, P)
+    for edge in tl.static_range(0 if P.full else 1, 2 if P.partial else 1):
+        for visit in range(visits(edge, low, high, full_low, full_high)):
+            start = visited(edge, visit, low, full_low, full_high) * BLOCK_K
+            j = start + tl.arange(0, BLOCK_K)
+            keep = j < S
+            if edge == 1:
+                keep = live(rules, span, batch, j, S, P)
+            k = load_rows(key + key_at, start, keep, P.key_stride, BLOCK_K, P.width, P.block_width, edge == 1)
+            dots = tl.dot(q, tl.trans(k), input_precision="ieee")
+            z, slope = logits(dots, bias, batch, head, i[:, None], j[None, :], T, S, P)
+            if edge == 1:
+                seen = visible(rules, batch, head, i[:, None], j[None, :], T, S, P)
+                z = tl.where(seen, z, float("-inf"))
+            p = tl.exp2(z - level[:, None])
+            if M.values:
+                tv = load_rows(value_dot + value_at, start, keep, P.value_stride, BLOCK_K, P.value_width,
+                               P.block_value, edge == 1)  # fmt: skip
+                acc = tl.dot(p.to(tv.dtype), tv, acc, input_precision="ieee")
+            if M.logits:
+                tz = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
+                if M.query:
+                    tz = tl.dot(tq, tl.trans(k), tz, input_precision="ieee")
+                if M.key:
+                    tk = load_rows(key_dot + key_at, start, keep, P.key_stride, BLOCK_K, P.width, P.block_width,
+                                   edge == 1)  # fmt: skip
+                    tz = tl.dot(q, tl.trans(tk), tz, input_precision="ieee")
+                tz = tz * (P.scale * slope)
+                if M.bias:
+                    tz += load_pairs(bias_dot, P.bias, batch, head, i[:, None], j[None, :], T, S, P)
+                h = p * tz
+                moved += tl.sum(h, 1)
+                v = load_rows(value + value_at, start, keep, P.value_stride, BLOCK_K, P.value_width,
+                              P.block_value, edge == 1)  # fmt: skip
+                acc = tl.dot(h.to(v.dtype), v, acc, input_precision="ieee")
+
+    at = (batch.to(tl.int64) * T + i) * P.heads + head
+    inner = inside[:, None] & (value_columns < P.value_width)
+    at_out = at[:, None] * P.value_width + value_columns
+    acc -= moved[:, None] * tl.load(out + at_out, mask=inner, other=0.0).to(tl.float32)
+    tl.store(out_dot + at_out, acc.to(out_dot.dtype.element_ty), mask=inner)
+    tl.store(lse_dot + at, moved, mask=inside)
+
+
+def tangent(
+    tangents: Arrays, operands: Arrays, outputs: Sequence[jax.Array], settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    """Tangents of (out, lse). Raises NotImplementedError for what the kernel cannot do."""
+    refuse(operands)
+    out_dot, lse_dot = launch_tangent(tangents, operands, outputs, settings, choose("tangent", operands)).run()
+    return out_dot, lse_dot
+
+
+def launch_tangent(
+    tangents: Arrays, operands: Arrays, outputs: Sequence[jax.Array], settings: Settings, config: Config
+) -> Launch:
+    """The launch that gives the tangents of out and lse."""
+    mask = mask_of(operands, settings)
+    (_, queries, heads, _), keys = operands["query"].shape, operands["key"].shape[1]
+    plan = plan_queries(mask, queries, keys, config.block_q, config.block_k) if needs_schedule(mask) else None
+    problem, arrays = describe(operands, settings, plan, ragged=keys % config.block_k != 0)
+    moving = Moving(*(name in tangents for name in DIFFERENTIABLE))
+    out, lse = outputs
+    given = [*(tangents.get(name, operands["query"]) for name in DIFFERENTIABLE), out, log2_lse(lse)]
+    grid = (-(-queries // config.block_q) * heads * batch_of(operands),)
+    constants = dict(P=problem, M=moving, BLOCK_Q=config.block_q, BLOCK_K=config.block_k)
+    results = shapes(operands, settings)
+    return Launch(attention_tangent, [*arrays, *given, queries, keys], results, grid, config, constants)
