@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "genjax").rglob("*.py"))
-ROOMS = sorted({path.parent for path in MODULES} - {ROOT / "genjax"})
+KERNELS = sorted((ROOT / "pallas_kernels").rglob("*.py"))
+ROOMS = sorted({path.parent for path in MODULES + KERNELS} - {ROOT / "genjax", ROOT / "pallas_kernels"})
 DOORS = ["train.py", "sample.py"]
 
 
@@ -21,7 +22,7 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stat().st_size], ids=from_root)
+@pytest.mark.parametrize("path", [path for path in MODULES + KERNELS if path.stat().st_size], ids=from_root)
 def test_a_module_opens_by_saying_what_it_is_about(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
@@ -32,6 +33,12 @@ def test_a_module_has_tests_of_its_name(path):
     own = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
     of_its_room = ROOT / "tests" / f"test_{inside.parent}.py"
     assert own.is_file() or of_its_room.is_file(), f"neither {from_root(own)} nor {from_root(of_its_room)} exists"
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if "pallas_kernels" in room.parts], ids=from_root)
+def test_a_room_of_kernels_has_tests(room):
+    """By law and not by file: one suite runs over many kernels."""
+    assert list((ROOT / "tests" / room.relative_to(ROOT)).glob("test_*.py"))
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=from_root)
@@ -45,7 +52,7 @@ def test_a_front_door_is_thin(door):
 
 
 def test_genjax_imports_without_any_reference_implementation_and_starts_no_device():
-    absent = ["torch", "diffusers", "transformers", "peft", "tensorflow"]
+    absent = ["torch", "diffusers", "transformers", "peft", "tensorflow", "triton", "jax_triton"]
     program = f"import sys, jax; sys.modules.update(dict.fromkeys({absent}))\n"  # None there: their import fails
     program += "\n".join(f"import {dotted(path)}" for path in MODULES if path.name != "__main__.py")
     program += "\njax.config.update('jax_num_cpu_devices', 3)"  # refused once a device is in use
