@@ -30,6 +30,8 @@ Arrays = dict[str, jax.Array]
 _SECOND_ORDER = "second_order"
 ONLY_ON = dict.fromkeys(("cudnn", "triton", "mosaic"), frozenset({"cuda"}))
 """Platforms of the implementations that do not run on all of them."""
+UNTRIED = frozenset({"triton", "mosaic"})
+"""Interpreted or specified on a CPU and compiled for an H100, but never yet run on a GPU: taken only when named."""
 
 
 @dataclass(frozen=True)

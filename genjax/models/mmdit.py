@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.embeddings import sincos_2d_centre_crop, timestep_embedding
 from genjax.nn.mlp import MLP, dense_init
-from genjax.nn.modulation import AdaLN, modulate
-from genjax.nn.norms import RMSNorm, layer_norm
+from genjax.nn.modulation import AdaLN
+from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
 from genjax.nn.remat import RematPolicy, rematerialise
 
 
@@ -101,7 +101,7 @@ class MMDiT(nn.Module):
         shift, scale = AdaLN(width, 2, name="final_modulation")(condition)
         zeros = nn.initializers.zeros
         x = nn.Dense(self.patch_size**2 * self.channels, kernel_init=zeros, name="final_linear")(
-            modulate(layer_norm(x), shift, scale)
+            layer_norm(x, scale=scale, shift=shift)
         )
         return unpatchify(x, self.patch_size, rows)
 
@@ -167,16 +167,19 @@ class Stream(nn.Module):
             self.mlp = MLP(4 * width, width)
 
     def queries_keys_values(self, tokens, modulation):
-        return self.attn.queries_keys_values(modulate(layer_norm(tokens), *modulation[:2]))
+        shift, scale = modulation[:2]
+        return self.attn.queries_keys_values(layer_norm(tokens, scale=scale, shift=shift))
 
     def residuals(self, tokens, attended, modulation):
         _, _, gate, shift_mlp, scale_mlp, gate_mlp = modulation[:6]
-        dual = self._second_attention(tokens, *modulation[6:]) if self.dual_attention else 0
-        tokens = tokens + gate * self.attn.output(attended) + dual
-        return tokens + gate_mlp * self.mlp(modulate(layer_norm(tokens), shift_mlp, scale_mlp))
+        if self.dual_attention:
+            tokens = tokens + self._second_attention(tokens, *modulation[6:])
+        branch = self.attn.output(attended)
+        tokens, normed = residual_layer_norm(tokens, branch, gate, scale=scale_mlp, shift=shift_mlp)
+        return tokens + gate_mlp * self.mlp(normed)
 
     def _second_attention(self, tokens, shift, scale, gate):
-        qkv = self.attn2.queries_keys_values(modulate(layer_norm(tokens), shift, scale))
+        qkv = self.attn2.queries_keys_values(layer_norm(tokens, scale=scale, shift=shift))
         return gate * self.attn2.output(attention(*qkv, implementation=self.attention_implementation))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 import pallas_kernels
 
 AttentionImplementation = Literal["auto", "xla", "cudnn", "triton", "mosaic"]
-"""`auto`: the fastest that this machine has and that does exactly what is asked; docs/kernels.md has the table."""
+"""`auto`: the fastest proven one of this machine that does exactly what is asked; docs/kernels.md has the table."""
 
 
 def attention(

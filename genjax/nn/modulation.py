@@ -2,18 +2,11 @@
 
     y = x + gate * branch(norm(x) * (1 + scale) + shift),      (shift, scale, gate) = Linear(SiLU(condition))
 
-The linear layer starts at zero, so that a fresh block is the identity.
+The linear layer starts at zero, so that a fresh block is the identity. norms.py applies what it gives.
 """
 
 from flax import linen as nn
 from jaxtyping import Array, Float
-
-
-def modulate(
-    x: Float[Array, "B T D"], shift: Float[Array, "B 1 D"], scale: Float[Array, "B 1 D"]
-) -> Float[Array, "B T D"]:
-    """x * (1 + scale) + shift, the same for all tokens of a sample."""
-    return x * (1 + scale) + shift
 
 
 class AdaLN(nn.Module):

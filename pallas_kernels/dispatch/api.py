@@ -52,7 +52,7 @@ def attention(
         sinks: one logit per head that takes weight and gives no value (gpt-oss; StreamingLLM, arXiv:2309.17453).
         return_residual: also return the log-sum-exp of each row, natural logarithm, float32, differentiable too.
         implementation: 'xla', 'cudnn', 'triton', 'mosaic', or several to try in order; None: the fastest of them for
-            this machine that can do exactly this (see docs/kernels.md).
+            this machine that can do exactly this and has been tried on such a machine (see docs/kernels.md).
 
     Returns:
         The output in the dtype of the query; a query that sees no key gets 0, log-sum-exp -inf and gradients 0.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.derivatives import Arrays
+from pallas_kernels.derivatives import UNTRIED, Arrays
 from pallas_kernels.dot_product_attention.mask import Mask
 from pallas_kernels.dot_product_attention.problem import Settings, mask_of
 
@@ -127,7 +127,7 @@ def choose(
     """The implementation to take. Raises NotImplementedError with one sentence for each that was asked for.
 
     One name is taken at its word: only what it cannot do is refused, so that programs for another machine can be
-    compiled. Of several names, or of all for None, the first is taken that can do it, and can do it on this machine.
+    compiled. Of several names, or of all but the untried for None, the first is taken that can do it on this machine.
     """
     request = Request(operands, settings, return_residual)
     if isinstance(implementation, str):
@@ -136,7 +136,7 @@ def choose(
             raise (NotImplementedError if implementation in LACKS else ValueError)(reason)
         return implementation
     reasons = []
-    for name in LACKS if implementation is None else implementation:
+    for name in [x for x in LACKS if x not in UNTRIED] if implementation is None else implementation:
         reason = refusal(name, request) or unavailable(name)
         if not reason:
             return name

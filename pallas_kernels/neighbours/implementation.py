@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 import jax
 
+from pallas_kernels.derivatives import UNTRIED
+
 Implementation = Literal["xla", "triton"]
 """`xla`: plain JAX, on every machine. `triton`: kernels of our own, on a GPU."""
 
@@ -12,14 +14,15 @@ TRITON_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose(implementation: Implementation | None, obstacle: str | None) -> Implementation:
-    """`implementation`, or for None: triton on a GPU that can run it, else xla.
+    """`implementation`, or for None: triton on a GPU that can run it (once it has been tried there), else xla.
 
     `obstacle` says what the Triton form of this call cannot do (None: it can do all). Raises ValueError for an unknown
     implementation, and NotImplementedError where Triton is asked for and cannot, with what can.
     """
     if implementation is None:
-        ready = obstacle is None and jax.default_backend() == "gpu" and importlib.util.find_spec("jax_triton")
-        return "triton" if ready else "xla"
+        if "triton" in UNTRIED or obstacle is not None or jax.default_backend() != "gpu":
+            return "xla"
+        return "triton" if importlib.util.find_spec("jax_triton") else "xla"
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation is {implementation!r}, accepted are None, 'xla' and 'triton'")
     if implementation == "triton" and obstacle is not None:

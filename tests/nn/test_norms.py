@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.norms import RMSNorm, layer_norm
+from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
 
 
 @pytest.fixture
@@ -65,3 +65,16 @@ def test_statistics_of_bfloat16_are_taken_in_float32(norm, x):
     y = norm(half)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, norm(half.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_modulation_is_the_same_for_all_tokens_of_a_sample_and_differs_between_samples(x):
+    scale, shift = (jnp.asarray(np.random.default_rng(i).normal(size=(2, 1, 32)), jnp.float32) for i in (1, 2))
+    expected = layer_norm(x) * (1 + scale) + shift
+    np.testing.assert_allclose(layer_norm(x, scale=scale, shift=shift), expected, atol=1e-6)
+
+
+def test_the_gated_residual_is_normalised_in_the_same_pass(x):
+    branch, gate = x[::-1] * 2, jnp.full((2, 1, 32), 0.3)
+    stream, normed = residual_layer_norm(x, branch, gate)
+    np.testing.assert_allclose(stream, x + gate * branch, rtol=1e-6)
+    np.testing.assert_array_equal(normed, layer_norm(stream))
