@@ -63,6 +63,7 @@ FEATURES: dict[str, Callable[[Request], bool]] = {
     "token trees": lambda r: "tree" in r.mask.rules,
     "dense masks": lambda r: "dense" in r.mask.rules,
     "a bias": lambda r: "bias" in r.operands,
+    "scales that are not positive": lambda r: r.settings.scale <= 0,
     "a soft cap": lambda r: r.settings.soft_cap is not None,
     "sinks": lambda r: "sinks" in r.operands,
     "the log-sum-exp as an output": lambda r: r.return_residual,
@@ -84,6 +85,7 @@ LACKS: dict[str, frozenset[str]] = {
             "token trees",
             "dense masks",
             "a bias",
+            "scales that are not positive",
             "sinks",
         }
     ),

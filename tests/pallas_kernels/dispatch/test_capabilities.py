@@ -19,11 +19,22 @@ EVERYTHING = Mask()
 
 
 def request(
-    dtype=jnp.bfloat16, T=128, S=128, N=2, K=2, H=64, V=None, mask=EVERYTHING, residual=False, soft_cap=None, **more
+    dtype=jnp.bfloat16,
+    T=128,
+    S=128,
+    N=2,
+    K=2,
+    H=64,
+    V=None,
+    mask=EVERYTHING,
+    residual=False,
+    soft_cap=None,
+    scale=0.125,
+    **more,
 ):
     operands = {"query": jnp.ones((1, T, N, H), dtype), "key": jnp.ones((1, S, K, H), dtype)}
     operands |= {"value": jnp.ones((1, S, K, V or H), dtype), **more, **mask.arrays()}
-    setting = problem.Settings(scale=H**-0.5, soft_cap=soft_cap, left=mask.left, right=mask.right)
+    setting = problem.Settings(scale=scale, soft_cap=soft_cap, left=mask.left, right=mask.right)
     return Request(operands, setting, residual)
 
 
@@ -47,6 +58,7 @@ ASKS = {
     "token trees": lambda: request(T=7, mask=tree(np.array([-1, 0, 0, 1, 2, 2, -1]), 100)),
     "dense masks": lambda: request(mask=Mask(dense=jnp.ones((1, 1, 128, 128), bool))),
     "a bias": lambda: request(bias=jnp.ones((1, 1, 128, 128))),
+    "scales that are not positive": lambda: request(scale=-0.125),
     "a soft cap": lambda: request(soft_cap=20.0),
     "sinks": lambda: request(sinks=jnp.ones((1, 2))),
     "the log-sum-exp as an output": lambda: request(residual=True),
