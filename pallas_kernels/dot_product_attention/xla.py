@@ -65,10 +65,11 @@ def tiles_for(platform: str, operands: Arrays, settings: Settings, *, forward: b
         return Tiles(*((queries, keys) if whole else (_even(queries, 1024), _even(keys, 1024))), by_head=False)
     if batch * heads * queries * keys <= 2**21:
         return Tiles(queries, keys, by_head=False)
-    if mask_of(operands, settings).rules - {"dense"}:  # small enough to skip what is not seen
-        rows, columns = min(max(queries // 4, 128), 512), min(max(keys // 4, 128), 512)
+    skips = bool(mask_of(operands, settings).rules - {"dense"})
+    if skips and min(queries, keys) < 1024:  # small enough to leave out what is not seen
+        rows, columns = 128, 128
     else:
-        rows, columns = (512, 1024) if forward else (256, 512)
+        rows, columns = 512, (512 if skips else 1024) if forward else 256
     return Tiles(_even(queries, max(16, rows // (heads // key_heads))), _even(keys, columns), by_head=True)
 
 
