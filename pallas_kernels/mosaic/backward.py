@@ -22,7 +22,7 @@ from pallas_kernels.dot_product_attention.problem import Settings
 from pallas_kernels.mosaic import tile as tiles
 from pallas_kernels.mosaic.config import ROWS, WARPGROUPS, Config, tuned
 from pallas_kernels.mosaic.forward import produce_keys
-from pallas_kernels.mosaic.launch import TILED, Piece, Work, buffers, full, launch, of_batch, own_rows, vector
+from pallas_kernels.mosaic.launch import TILED, Piece, Work, buffers, full, launch, load, of_batch, own_rows, vector
 from pallas_kernels.mosaic.prepare import padded, prepare, refuse, row_statistics
 
 
@@ -99,7 +99,7 @@ def _consume_keys(
         plgpu.copy_gmem_to_smem(source, target, rest_ready.at[me])
     at_rest = work.vectors(tiles.ROWS, piece, first, ROWS)
     plgpu.barrier_wait(rest_ready.at[me])
-    lse2, delta = (plgpu.load(statistics.at[i], (), layout=vector(0)) for i in range(2))
+    lse2, delta = (load(statistics.at[i], layout=vector(0)) for i in range(2))
 
     def visit(member, step, nth, dq):
         slot = work.slot(piece, nth)
@@ -107,9 +107,9 @@ def _consume_keys(
         plgpu.barrier_wait(k_ready.at[slot])
 
         def products(x_ref, dp_ref):
-            plgpu.wgmma(x_ref, q, plgpu.transpose_ref(k, (1, 0)))
+            plgpu.wgmma(x_ref, q, k.T)
             plgpu.barrier_wait(v_ready.at[slot])
-            plgpu.wgmma(dp_ref, dout, plgpu.transpose_ref(v, (1, 0)))
+            plgpu.wgmma(dp_ref, dout, v.T)
             return x_ref[...], dp_ref[...]
 
         accumulator = plgpu.ACC((ROWS, work.problem.config.block_k), jnp.float32)
@@ -194,11 +194,11 @@ def _consume_queries(
         plgpu.barrier_wait(q_ready.at[slot])
 
         def product(x_ref):
-            plgpu.wgmma(x_ref, k, plgpu.transpose_ref(q, (1, 0)))
+            plgpu.wgmma(x_ref, k, q.T)
             return x_ref[...]
 
         x = pl.run_scoped(product, plgpu.ACC(shape, jnp.float32))
-        lse2 = plgpu.load(statistics_smem.at[slot, 0], (), layout=vector(1))
+        lse2 = load(statistics_smem.at[slot, 0], layout=vector(1))
         y, c = tiles.logits(x, work.settings)
         p = tiles.probabilities(work.hide(y, piece, step, first, at_rest, axis=1), c, lse2, 1)
         plgpu.barrier_wait(dout_ready.at[slot])
@@ -206,10 +206,10 @@ def _consume_queries(
         def values(refs):
             dv_ref, dp_ref = refs
             plgpu.wgmma(dv_ref, p.astype(dout.dtype), dout)
-            plgpu.wgmma(dp_ref, v, plgpu.transpose_ref(dout, (1, 0)))
+            plgpu.wgmma(dp_ref, v, dout.T)
 
         dv, dp = pl.run_state(values)((plgpu.ACC.init(dv), plgpu.ACC.init(full(shape, 0.0, TILED))))
-        delta = plgpu.load(statistics_smem.at[slot, 1], (), layout=vector(1))  # not earlier: registers are scarce
+        delta = load(statistics_smem.at[slot, 1], layout=vector(1))  # not earlier: registers are scarce
         dx = tiles.product_cotangent(p, y, dp, delta, work.settings, 1).astype(q.dtype)
         dk = pl.run_state(lambda dk_ref: plgpu.wgmma(dk_ref, dx, q))(plgpu.ACC.init(dk))
         plgpu.barrier_arrive(free.at[slot])

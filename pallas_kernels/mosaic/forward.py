@@ -95,7 +95,7 @@ def _consume(
         slot = work.slot(piece, nth)
 
         def product(x_ref):
-            plgpu.wgmma(x_ref, q, plgpu.transpose_ref(k_smem.at[slot], (1, 0)))
+            plgpu.wgmma(x_ref, q, k_smem.at[slot].T)
             take_turn()
             return x_ref[...]
 

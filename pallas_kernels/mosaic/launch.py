@@ -4,6 +4,7 @@ Mosaic's interface changes from one minor release of JAX to the next; what has c
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,15 @@ def buffers(count: int, rows: int, problem: Prepared):
 def of_batch(ref, batch):
     """The arrays of one batch element, from arrays that the whole batch may share."""
     return ref.at[batch if ref.shape[0] > 1 else 0]
+
+
+NO_INDEX = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
+"""Until jax 0.10 a load takes an index beside the reference."""
+
+
+def load(ref, **options) -> jax.Array:
+    """What a reference into shared or global memory holds, in registers."""
+    return plgpu.load(ref, *NO_INDEX, **options)
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ class Work:
         for name in names:
             if name in self.mask:
                 ref = of_batch(self.mask[name], piece.batch).at[pl.ds(first, count)]
-                found[name] = plgpu.load(ref, (), layout=vector(axis), optimized=False)
+                found[name] = load(ref, layout=vector(axis), optimized=False)
         return found
 
 
