@@ -1,5 +1,7 @@
 """The intervals of tiles hold every pair that the mask shows, and where they say that a tile is full, it is."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -93,3 +95,13 @@ def test_nothing_is_visited_in_vain_and_no_full_tile_is_tested_for_the_usual_mas
     plan = schedule_keys(TIGHT[name], 64, 64, 8, 8)
     np.testing.assert_array_equal(inside(plan.low, plan.high, 8), some.swapaxes(1, 2))
     np.testing.assert_array_equal(inside(plan.full_low, plan.full_high, 8), every.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("block_k", [3, 4])
+def test_every_band_visits_exactly_the_tiles_it_shows(block_k):
+    for left, right in itertools.product(range(7), repeat=2):
+        mask = Mask(left=left, right=right)
+        seen = np.asarray(mask.to_dense(12, 12))[0, 0].reshape(3, 4, 12 // block_k, block_k).any((1, 3))
+        found = schedule(mask, 12, 12, 4, block_k)
+        np.testing.assert_array_equal(found.low[0], seen.argmax(1))
+        np.testing.assert_array_equal(found.high[0], seen.shape[1] - seen[:, ::-1].argmax(1))
