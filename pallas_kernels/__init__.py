@@ -4,4 +4,5 @@ Knows nothing of genjax and can be used alone: `from pallas_kernels import atten
 """
 
 from pallas_kernels.dispatch.api import attention as attention
+from pallas_kernels.dispatch.api import scheduled as scheduled
 from pallas_kernels.dot_product_attention.mask import Mask as Mask

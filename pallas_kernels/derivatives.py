@@ -81,7 +81,9 @@ class Fused:
     def __call__(self, operands: Arrays, settings: Hashable, implementation: str = "xla") -> tuple[jax.Array, ...]:
         names = tuple(sorted(operands))
         values = [jnp.asarray(operands[name]) for name in names]
-        return tuple(_bind(self._forward, values, names=names, settings=settings, implementation=implementation))
+        bind = functools.partial(_bind, self._forward, names=names, settings=settings, implementation=implementation)
+        axes = _batch_axes(dict(zip(names, values, strict=True)))
+        return tuple(_on_shards(bind, values, axes) if axes else bind(values))
 
     # What each primitive computes. The flat arguments are, in this order:
     #   forward: operands;   tangent: moving tangents, operands, outputs;   backward: cotangents, operands, outputs.
@@ -203,8 +205,21 @@ class Fused:
 
 
 def imported_late(module: str, name: str) -> Callable:
-    """The function `name` of a module that is imported at its first call, for its libraries are optional."""
-    return lambda *arguments: getattr(importlib.import_module(module), name)(*arguments)
+    """The function `name` of a module that is imported at its first call, for its libraries are optional.
+
+    The call raises NotImplementedError, with what to install, where one of them is missing.
+    """
+
+    def call(*arguments, **options):
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise NotImplementedError(
+                f"{module} needs {error.name}, which is not installed: pip install 'genjax[cuda]'"
+            ) from error
+        return getattr(found, name)(*arguments, **options)
+
+    return call
 
 
 def _primitive(name: str, run: Callable, shapes: Callable) -> Primitive:
@@ -254,6 +269,36 @@ def _bind(primitive: Primitive, values: Sequence, **params) -> list[jax.Array]:
     missing = [tuple(frozenset().union(*varies) - axes) for axes in varies]
     values = [jax.lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip(values, missing, strict=True)]
     return primitive.bind(*values, **params)
+
+
+def _batch_axes(operands: Arrays) -> tuple[str, ...]:
+    """The axes of an explicit mesh that the batch is divided over. Raises ValueError where any other axis is."""
+    found = set()
+    for name, x in operands.items():
+        first, *rest = jax.typeof(x).sharding.spec or [None]
+        if any(axis is not None for axis in rest):
+            raise ValueError(
+                f"{name} {x.shape} is divided over the mesh as {jax.typeof(x).sharding.spec}: accepted is a divided"
+                " batch axis; other divisions are for a call inside jax.shard_map"
+            )
+        if first is not None:
+            found.add((first,) if isinstance(first, str) else tuple(first))
+    if len(found) > 1:
+        raise ValueError(
+            f"the batch axis is divided over {' and over '.join(map(str, sorted(found)))}: accepted is one"
+        )
+    return found.pop() if found else ()
+
+
+def _on_shards(bind: Callable, values: Sequence[jax.Array], axes: tuple[str, ...]) -> Sequence[jax.Array]:
+    """Each device has its own part of the batch; what the batch shares, it shares with all of them."""
+    divided = jax.sharding.PartitionSpec(axes)
+    specs = [divided if x.shape[0] > 1 else jax.sharding.PartitionSpec() for x in values]
+    values = [jax.sharding.reshard(x, spec) for x, spec in zip(values, specs, strict=True)]
+    run = jax.shard_map(
+        lambda *values: tuple(bind(values)), in_specs=tuple(specs), out_specs=divided, axis_names=set(axes)
+    )
+    return run(*values)
 
 
 def _split(values: Sequence, *sizes: int) -> list[list]:

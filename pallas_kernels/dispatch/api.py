@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pallas_kernels.dispatch import capabilities
-from pallas_kernels.dispatch.implementations import fused
-from pallas_kernels.dot_product_attention import problem
+from pallas_kernels.dispatch.implementations import TILINGS, fused
+from pallas_kernels.dot_product_attention import problem, schedule
 from pallas_kernels.dot_product_attention.mask import Mask
 
 Pair = tuple[Int[Array, "B T"], Int[Array, "B S"]]
@@ -66,7 +66,7 @@ def attention(
         raise ValueError(f"query has shape {query.shape}: accepted are (B, T, N, H) and (T, N, H)")
     operands = {"query": query, "key": key, "value": value}
     operands = {name: _ranked(name, jnp.asarray(x), query.ndim) for name, x in operands.items()}
-    _check_heads(operands)
+    _check_heads(**operands)
     batch, queries, heads, width = operands["query"].shape
     keys = operands["key"].shape[1]
     if bias is not None:
@@ -97,7 +97,7 @@ def attention(
     if positions is not None:
         one, two = _of_both("positions", positions, batch, queries, keys)
         rules &= Mask(query_positions=one, key_positions=two)
-    operands |= _checked(rules, batch, heads, queries, keys)
+    operands |= _checked(rules, batch, heads, queries, keys) | (rules.schedules or {})
 
     settings = problem.Settings(
         scale=float(width**-0.5 if scale is None else scale),
@@ -118,6 +118,35 @@ def attention(
     return (out, residual) if return_residual else out
 
 
+def scheduled(
+    mask: Mask,
+    query: Float[Array, "B T N H"] | jax.ShapeDtypeStruct,
+    key: Float[Array, "B S K H"] | jax.ShapeDtypeStruct,
+    value: Float[Array, "B S K V"] | jax.ShapeDtypeStruct,
+    bias: Float[Array, "#B #N #T #S"] | jax.ShapeDtypeStruct | None = None,
+    *,
+    implementation: str | Sequence[str] | None = None,
+) -> Mask:
+    """The mask with what kernels compute from it before they start, so that all layers of a network can share it.
+
+    Without this every call of `attention` finds out for itself which tiles of logits its mask leaves empty. Of the
+    other arguments only shapes and dtypes matter. The mask must hold all rules, the causal one too (`right=0`): joined
+    with others it loses its schedules, and so it does, silently and correctly, in a call of other shapes or of another
+    implementation. Do not change the arrays of a mask that has schedules.
+
+    Raises:
+        ValueError: a shape that does not fit. NotImplementedError: no implementation that was asked for can do this.
+    """
+    _check_heads(query, key, value)
+    (batch, queries, heads, _), keys = query.shape, key.shape[1]
+    operands = {"query": query, "key": key, "value": value} | ({} if bias is None else {"bias": bias})
+    operands |= _checked(mask, batch, heads, queries, keys)
+    settings = problem.Settings(scale=1.0, left=mask.left, right=mask.right)
+    chosen = capabilities.choose(implementation, operands, settings)
+    tilings = set().union(*(find(operands, settings) for find in TILINGS[chosen]))
+    return schedule.attach(mask, queries, keys, sorted(tilings))
+
+
 def _ranked(name: str, x: jax.Array, ndim: int) -> jax.Array:
     if x.ndim != ndim or ndim not in (3, 4):
         raise ValueError(f"{name} has shape {x.shape}: query, key and value are all (B, T, N, H) or all (T, N, H)")
@@ -126,8 +155,7 @@ def _ranked(name: str, x: jax.Array, ndim: int) -> jax.Array:
     return x if ndim == 4 else x[None]
 
 
-def _check_heads(operands: dict[str, jax.Array]) -> None:
-    query, key, value = (operands[name] for name in ("query", "key", "value"))
+def _check_heads(query, key, value) -> None:
     if key.shape[:3] != value.shape[:3]:
         raise ValueError(f"key has shape {key.shape} and value {value.shape}: all but their widths must be equal")
     if query.shape[0] != key.shape[0]:

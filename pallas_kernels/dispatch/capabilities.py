@@ -39,7 +39,7 @@ class Request:
 
 
 def _is_causal(settings: Settings) -> bool:
-    return settings.right == 0
+    return settings.right == 0 and (settings.left is None or settings.left >= 0)
 
 
 FEATURES: dict[str, Callable[[Request], bool]] = {
@@ -57,6 +57,9 @@ FEATURES: dict[str, Callable[[Request], bool]] = {
     ),
     "windows that are not causal": lambda r: "band" in r.mask.rules and not _is_causal(r.settings),
     "windows": lambda r: r.settings.left is not None,
+    "windows over odd numbers of queries or keys": lambda r: (
+        r.settings.left is not None and any(r.operands[name].shape[1] % 2 for name in ("query", "key"))
+    ),
     "positions": lambda r: "positions" in r.mask.rules,
     "lengths and ranges of keys": lambda r: "ranges" in r.mask.rules,
     "segments": lambda r: "segments" in r.mask.rules,

@@ -12,10 +12,10 @@ The kernels are imported when they are first used, so that none of their librari
 
 from dataclasses import replace
 
-from pallas_kernels.derivatives import Fused, Rules
+from pallas_kernels.derivatives import Fused, Rules, imported_late
 from pallas_kernels.dot_product_attention import problem, xla
+from pallas_kernels.triton.rules import RULES as triton
 
-_TRITON = "pallas_kernels.triton.rules"
 _MOSAIC = ("pallas_kernels.mosaic.forward", "", "pallas_kernels.mosaic.backward")
 _CUDNN = "pallas_kernels.dot_product_attention.cudnn"
 
@@ -23,7 +23,7 @@ fused = Fused(
     "attention",
     {
         "xla": xla.RULES,
-        "triton": Rules.of_modules(_TRITON, _TRITON, _TRITON),
+        "triton": triton,
         "mosaic": replace(Rules.of_modules(*_MOSAIC), tangent=xla.RULES.tangent),
         "cudnn": Rules.of_modules(_CUDNN, _CUDNN, _CUDNN),
     },
@@ -31,3 +31,11 @@ fused = Fused(
     shapes=problem.shapes,
 )
 """fused(operands, settings, implementation) -> (out, lse), with every derivative."""
+
+TILINGS = {
+    "xla": (xla.tilings,),
+    "triton": (imported_late("pallas_kernels.triton.forward", "tilings"),),
+    "mosaic": (imported_late("pallas_kernels.mosaic.prepare", "tilings"), xla.tilings),
+    "cudnn": (xla.tilings,),
+}
+"""Functions of (operands, settings) that tell which tilings an implementation schedules, its tangent included."""

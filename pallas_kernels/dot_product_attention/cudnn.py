@@ -2,6 +2,9 @@
 
 JAX rounds the log-sum-exp that it returns to the dtype of the output, too coarse to take derivatives from. So the
 backward pass is the transpose of the public function, and the tangent computes its own log-sum-exp in plain JAX.
+
+JAX refuses the backward pass of odd numbers of queries or keys, for it takes a bias to be there always. They get one
+more of each, which lengths then hide.
 """
 
 import jax
@@ -44,14 +47,19 @@ def _attend(settings: Settings):
     window = None if settings.left is None else (settings.left, 0)
 
     def attend(query, key, value):
-        return jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
+        (batch, queries), keys = query.shape[:2], key.shape[1]
+        lengths = {}
+        if queries % 2 or keys % 2:
+            lengths["query_seq_lengths"] = jnp.full((batch,), queries, jnp.int32)
+            lengths["key_value_seq_lengths"] = jnp.full((batch,), keys, jnp.int32)
+        out = jax.nn.dot_product_attention(
+            *(jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)),
             scale=settings.scale,
             is_causal=settings.right == 0,
             local_window_size=window,
             implementation="cudnn",
+            **lengths,
         )
+        return out[:, :queries]
 
     return attend

@@ -28,7 +28,7 @@ TREE_WORD = 32
     jax.tree_util.register_dataclass,
     data_fields=(
         *("dense", "key_start", "key_end", "query_segments", "key_segments"),
-        *("query_positions", "key_positions", "ancestors", "tree_start"),
+        *("query_positions", "key_positions", "ancestors", "tree_start", "schedules"),
     ),
     meta_fields=("left", "right"),
 )
@@ -53,12 +53,17 @@ class Mask:
     """How many positions back a query sees; None: all."""
     right: int | None = field(default=None, kw_only=True)
     """How many positions ahead a query sees; None: all, 0: causal."""
+    schedules: dict[str, Int[Array, "#B tiles 4"]] | None = field(default=None, kw_only=True)
+    """What the kernels would compute from this mask in each call: see `scheduled`."""
 
     def __and__(self, other: "Mask") -> "Mask":
-        """Both masks. Raises ValueError where both hold segments, positions or trees of their own."""
+        """Both masks, without the schedules of either.
+
+        Raises ValueError where both hold segments, positions or trees of their own.
+        """
         join = dict(dense=jnp.logical_and, key_start=jnp.maximum, key_end=jnp.minimum, left=min, right=min)
         joined = {}
-        for name in (f.name for f in fields(Mask)):
+        for name in (*ARRAYS, "left", "right"):
             one, two = getattr(self, name), getattr(other, name)
             if one is not None and two is not None:
                 if name not in join:
@@ -81,7 +86,7 @@ class Mask:
         return frozenset(name for name, parts in held.items() if any(part is not None for part in parts))
 
     def arrays(self) -> dict[str, jax.Array]:
-        """The arrays that are given, by name."""
+        """The rules that are arrays and are given, by name."""
         named = {name: getattr(self, name) for name in ARRAYS}
         return {name: x for name, x in named.items() if x is not None}
 
@@ -148,8 +153,8 @@ class Mask:
         return tuple(functools.reduce(jnp.logical_and, found) if found else None for found in (rows, columns))
 
 
-ARRAYS = tuple(f.name for f in fields(Mask) if f.name not in ("left", "right"))
-"""Names of the fields of a mask that are arrays."""
+ARRAYS = tuple(f.name for f in fields(Mask) if f.name not in ("left", "right", "schedules"))
+"""Names of the rules of a mask that are arrays."""
 
 
 def prefix(lengths: Int[Array, "B"], queries: int) -> Mask:

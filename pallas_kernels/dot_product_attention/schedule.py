@@ -6,16 +6,22 @@ of tiles only two intervals are kept: [low, high) holds every tile with `some`, 
 it, is the first run of tiles with `every`. So causal masks, windows, prefixes and packed documents cost what they
 show, and the mask is tested at their edges alone. (Interval per row: kvax; extremes of ranges per tile: tokamax.)
 
-O(T + S) memory, and the square of the number of tiles for the two matrices.
+O(T + S) memory, and the square of the number of tiles for the two matrices. All layers of a network can share the
+schedules of a mask: `attach` computes them once, for the tiles of every kernel that will ask, and the mask carries
+them to `plan`.
 """
 
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.mask import TREE_WORD, Mask
+from pallas_kernels.dot_product_attention.problem import Settings, mask_of
 
 _LAST = jnp.iinfo(jnp.int32).max
 
@@ -32,6 +38,36 @@ class Schedule:
     def stack(self) -> Int[Array, "#B tiles 4"]:
         """All four in one array, as a kernel loads them."""
         return jnp.stack(astuple(self), axis=-1)
+
+
+class Tiling(NamedTuple):
+    """How a kernel walks over the matrix of logits."""
+
+    at_rest: Literal["queries", "keys"]
+    """A tile of these stays, while tiles of the others are visited."""
+    block_q: int
+    block_k: int
+
+    def name(self, queries: int, keys: int) -> str:
+        """Of the operand that holds its schedule: with all that the schedule depends on, but the mask."""
+        return f"schedule_of_{self.at_rest}_{queries}x{keys}_{self.block_q}x{self.block_k}"
+
+
+def plan(operands: Arrays, settings: Settings, tiling: Tiling) -> Int[Array, "#B tiles 4"]:
+    """The stacked schedule of a problem in normal form: what its mask carries, or else computed here."""
+    queries, keys = operands["query"].shape[1], operands["key"].shape[1]
+    carried = operands.get(tiling.name(queries, keys))
+    return _computed(mask_of(operands, settings), queries, keys, tiling) if carried is None else carried
+
+
+def attach(mask: Mask, queries: int, keys: int, tilings: Iterable[Tiling]) -> Mask:
+    """The mask with its schedules for these tilings."""
+    return replace(mask, schedules={t.name(queries, keys): _computed(mask, queries, keys, t) for t in tilings})
+
+
+def _computed(mask: Mask, queries: int, keys: int, tiling: Tiling) -> Int[Array, "#B tiles 4"]:
+    find = schedule if tiling.at_rest == "queries" else schedule_keys
+    return find(mask, queries, keys, tiling.block_q, tiling.block_k).stack()
 
 
 def schedule(mask: Mask, queries: int, keys: int, block_q: int, block_k: int) -> Schedule:

@@ -10,7 +10,7 @@ key head, so the gradients of grouped keys and values are summed in registers.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def backward(
     outputs: Sequence[jax.Array],
     wanted: tuple[str, ...],
     settings: Settings,
-    configs: tuple[Config, Config] | None = None,
+    configs: Mapping[str, Config] | None = None,
 ) -> Arrays:
     """Cotangents of the operands named in `wanted` (query, key, value), of their shapes and dtypes.
 
@@ -40,13 +40,13 @@ def backward(
     """
     refuse(operands, settings)
     head = operands["query"].shape[-1]
-    dq_config, dkv_config = configs or (tuned("dq", head), tuned("dkv", head))
     streamed = padded(cotangents[0].astype(operands["query"].dtype), 1, 8), row_statistics(cotangents, outputs)
     found = {}
     if "query" in wanted:
-        found["query"] = _dq(operands, settings, dq_config, *streamed)
+        found["query"] = _dq(operands, settings, tuned("dq", head, configs), *streamed)
     if "key" in wanted or "value" in wanted:
-        found["key"], found["value"] = _dkv(operands, settings, dkv_config, *streamed)
+        config = tuned("dkv", head, configs)
+        found["key"], found["value"] = _dkv(operands, settings, config, *streamed)
     for name, x in found.items():
         x = x[:, : operands[name].shape[1]]
         if operands[name].shape[0] < x.shape[0]:  # shared by the whole batch

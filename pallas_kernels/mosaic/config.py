@@ -8,10 +8,14 @@ sequence through a ring of `stages` buffers that a third warpgroup fills with bu
     dkv       keys, values                                       streamed: queries, dout, lse, delta
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 from jax import lax
+
+from pallas_kernels.dot_product_attention.schedule import Tiling
+from pallas_kernels.tuning import measured
 
 WARPGROUPS = 2
 """Consumer warpgroups; one more warpgroup moves memory."""
@@ -20,10 +24,15 @@ ROWS = 64
 TILE = WARPGROUPS * ROWS
 SHARED_MEMORY = 232_448
 """Bytes of shared memory that a block may have on a Hopper GPU."""
+SMALL = 3072
+"""Bytes of it for barriers and alignment."""
 CORES = 132
 """Streaming multiprocessors of an H100 or H200 SXM: the size of a persistent grid."""
 L2_SHARE = 24 * 2**20
 """Bytes of keys and values that should stay in the L2 cache (50 MB) while tiles go over them."""
+
+
+KERNELS = ("forward", "dq", "dkv")
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,15 @@ class Config:
     """Registers a thread of the consumers, and of the producer, may use: 128 (2 * 240 + 24) <= 65,536."""
 
     def __post_init__(self):
-        if self.kernel not in ("forward", "dq", "dkv"):
-            raise ValueError(f"kernel is {self.kernel!r}: accepted are forward, dq, dkv")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel is {self.kernel!r}: accepted are {', '.join(KERNELS)}")
         if self.rest != TILE or self.block % 64 or not 64 <= self.block <= 256 or self.stages < 1:
             raise ValueError(f"{self}: {TILE} rows at rest, streamed blocks of 64 to 256 in steps of 64, stages >= 1")
+
+    @property
+    def tiling(self) -> Tiling:
+        """How it walks over the logits."""
+        return Tiling("keys" if self.kernel == "dkv" else "queries", self.block_q, self.block_k)
 
     @property
     def rest(self) -> int:
@@ -58,7 +72,7 @@ class Config:
         return self.block_q if self.kernel == "dkv" else self.block_k
 
     def shared_memory(self, head: int) -> int:
-        """Bytes of shared memory at 2 bytes a number, for heads of that width: what Mosaic asks for, to 3 kB."""
+        """Bytes of shared memory at 2 bytes a number, for heads of that width: what Mosaic asks for, to `SMALL`."""
         at_rest = 1 if self.kernel == "forward" else 2
         vectors = {"forward": self.rest, "dq": 2 * self.rest, "dkv": 2 * self.block * self.stages}[self.kernel]
         return 2 * head * (at_rest * self.rest + 2 * self.block * self.stages) + 4 * vectors
@@ -71,9 +85,28 @@ TUNED = {
 """The configurations of the forward, dq and dkv kernels, by width of the heads."""
 
 
-def tuned(kernel: str, head: int) -> Config:
-    """The configuration of a kernel; for a width without one, that of the kernel as such."""
+def tuned(kernel: str, head: int, configs: Mapping[str, Config] | None = None) -> Config:
+    """The configuration of a kernel: given, or measured on this kind of GPU, or of the table, or of the kernel."""
+    if configs and kernel in configs:
+        return configs[kernel]
+    found = measured(name_of(kernel, head))
+    if found is not None:
+        return Config(kernel, **found)
     return next((config for config in TUNED.get(head, ()) if config.kernel == kernel), Config(kernel))
+
+
+def name_of(kernel: str, head: int) -> str:
+    """Of a kernel, in a table of measured tiles."""
+    return f"mosaic/{kernel}/{head}"
+
+
+def neighbours(head: int, config: Config) -> list[Config]:
+    """What differs from `config` in one number, one step, and fits into shared memory."""
+    streamed = "block_q" if config.kernel == "dkv" else "block_k"
+    blocks = (config.block - 64, config.block + 64)
+    steps = [replace(config, **{streamed: size}) for size in blocks if 64 <= size <= 256]
+    steps += [replace(config, stages=count) for count in (config.stages - 1, config.stages + 1) if 1 <= count <= 6]
+    return [c for c in steps if c.shared_memory(head) + SMALL <= SHARED_MEMORY]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ their own, and the wait for the next keys hides behind the product with the valu
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,15 @@ from pallas_kernels.mosaic.launch import TILED, Piece, Work, buffers, full, laun
 from pallas_kernels.mosaic.prepare import prepare, refuse
 
 
-def forward(operands: Arrays, settings: Settings, config: Config | None = None) -> tuple[jax.Array, jax.Array]:
+def forward(
+    operands: Arrays, settings: Settings, configs: Mapping[str, Config] | None = None
+) -> tuple[jax.Array, jax.Array]:
     """(out (B,T,N,H), lse (B,T,N) natural logarithm, float32) of a problem in normal form.
 
     Raises NotImplementedError for what is not supported (see prepare.py).
     """
     refuse(operands, settings)
-    problem = prepare(operands, settings, config or tuned("forward", operands["query"].shape[-1]))
+    problem = prepare(operands, settings, tuned("forward", operands["query"].shape[-1], configs))
     config, (_, padded_queries, heads, head) = problem.config, problem.query.shape
     out, lse = launch(
         _kernel,

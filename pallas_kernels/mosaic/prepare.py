@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.mask import ARRAYS
 from pallas_kernels.dot_product_attention.problem import Settings, mask_of
-from pallas_kernels.dot_product_attention.schedule import schedule, schedule_keys
-from pallas_kernels.mosaic.config import TILE, TUNED, Config
+from pallas_kernels.dot_product_attention.schedule import Tiling, plan
+from pallas_kernels.mosaic.config import KERNELS, TILE, TUNED, Config, tuned
 from pallas_kernels.mosaic.tile import COLUMNS, LOG2E, ROWS
 
 MISCOMPILED = range(12080, 12091)
@@ -62,6 +62,13 @@ def cuda_version() -> int | None:
 def masked(operands: Arrays, settings: Settings) -> bool:
     """Whether any rule hides a key."""
     return bool(mask_of(operands, settings).rules)
+
+
+def tilings(operands: Arrays, settings: Settings) -> set[Tiling]:
+    """Whose schedules the kernels ask for."""
+    if not masked(operands, settings):
+        return set()
+    return {tuned(kernel, operands["query"].shape[-1]).tiling for kernel in KERNELS}
 
 
 def padded(x: jax.Array, axis: int, multiple: int, fill=0) -> jax.Array:
@@ -115,8 +122,7 @@ def prepare(operands: Arrays, settings: Settings, config: Config) -> Prepared:
         mask[name] = padded(x.astype(jnp.int32), 1, block, fill)
     bounds = None
     if masked(operands, settings):
-        find = schedule_keys if config.kernel == "dkv" else schedule
-        bounds = find(mask_of(operands, settings), queries, keys, config.block_q, config.block_k).stack()
+        bounds = plan(operands, settings, config.tiling)
     return Prepared(
         *(padded(x, 1, 8) for x in (query, key, value)),
         mask=mask,

@@ -8,16 +8,17 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import tuning
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.problem import Settings
 from pallas_kernels.mosaic.backward import backward
-from pallas_kernels.mosaic.config import TUNED
+from pallas_kernels.mosaic.config import KERNELS, TUNED, Config, name_of
 from pallas_kernels.mosaic.forward import forward
 
 MASKS = {
@@ -36,37 +37,45 @@ def problem(head: int, kind: str, *, length: int = 4096, heads: int = 8, key_hea
     return shapes | {name: jax.ShapeDtypeStruct((2, length), jnp.int32) for name in names}, settings
 
 
-def functions(operands: Arrays, settings: Settings) -> dict[str, tuple[Callable, tuple]]:
+def functions(
+    operands: Arrays, settings: Settings, configs: Mapping[str, Config] | None = None
+) -> dict[str, tuple[Callable, tuple]]:
     """Function and shapes of its arguments for each kernel: forward, dq and dkv."""
     batch, length, heads, _ = operands["query"].shape
     outputs = (operands["query"], jax.ShapeDtypeStruct((batch, length, heads), jnp.float32))
 
     def derivatives(*wanted):
-        return lambda given, found, cotangents: backward(cotangents, given, found, wanted, settings)
+        return lambda given, found, cotangents: backward(cotangents, given, found, wanted, settings, configs)
 
     return {
-        "forward": (lambda given: forward(given, settings), (operands,)),
+        "forward": (lambda given: forward(given, settings, configs), (operands,)),
         "dq": (derivatives("query"), (operands, outputs, outputs)),
         "dkv": (derivatives("key", "value"), (operands, outputs, outputs)),
     }
 
 
-NAMES = tuple(f"{kernel}/{head}/{kind}" for head in TUNED for kind in MASKS for kernel in ("forward", "dq", "dkv"))
-"""Every tuned kernel, as kernel/width/mask."""
+def names() -> list[str]:
+    """Every kernel of the table as kernel/width/mask, and every measured one as kernel/width/mask/kind of GPU."""
+    cards = {"": [name_of(kernel, head) for head in TUNED for kernel in KERNELS]} | tuning.tables()
+    found = []
+    for card, kernels in cards.items():
+        for name in kernels:
+            room, *kernel = name.split("/")
+            if room == "mosaic":
+                found += ["/".join([*kernel, kind, *([card] if card else [])]) for kind in MASKS]
+    return found
 
 
 def measure(compile: Callable, name: str) -> dict[str, int]:
-    """registers, spill_bytes, shared_memory, wgmma, tma of one kernel of NAMES."""
-    kernel, head, kind = name.split("/")
-    function, shapes = functions(*problem(int(head), kind))[kernel]
+    """registers, spill_bytes, shared_memory, wgmma, tma of one kernel of `names`."""
+    kernel, head, kind, *card = name.split("/")
+    configs = {}
+    if card:
+        configs[kernel] = Config(kernel, **tuning.tables()[card[0]][name_of(kernel, int(head))])
+    function, shapes = functions(*problem(int(head), kind), configs)[kernel]
     with dumped() as folder:
         compile(function, *shapes)
         return figures(folder)
-
-
-def report(compile: Callable) -> dict[str, dict[str, int]]:
-    """The figures of every tuned kernel, by name."""
-    return {name: measure(compile, name) for name in NAMES}
 
 
 @contextlib.contextmanager

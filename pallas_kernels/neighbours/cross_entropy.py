@@ -57,9 +57,10 @@ def linear_cross_entropy(
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """(loss, lse) of every token, in nats, float32 (float64 for float64 hidden states); lse is what a z-loss squares.
 
-    Labels are in [0, V), or `ignored`: there loss and lse are 0 and have no gradient. `chunk` is the number of columns
-    of the head that are multiplied at once; temporary memory is some (tokens, chunk) in float32. One form for all
-    machines. Raises ValueError where shapes disagree, label_smoothing is outside [0, 1] or chunk below 1.
+    Labels are in [0, V), or `ignored`: there loss and lse are 0 and have no gradient; the loss of any other label is
+    nan. `chunk` is the number of columns of the head that are multiplied at once; temporary memory is some
+    (tokens, chunk) in float32. One form for all machines. Raises ValueError where shapes disagree, label_smoothing is
+    outside [0, 1] or chunk below 1.
     """
     width, vocabulary = weights.shape
     tokens = labels.size
@@ -147,7 +148,8 @@ def _loss(operands: Arrays, settings: Settings) -> Arrays:
     loss = lse - (1 - settings.smoothing) * picked
     if settings.smoothing:
         loss = loss - settings.smoothing / operands["weights"].shape[1] * total
-    seen = labels != settings.ignored
+    seen, known = labels != settings.ignored, (labels >= 0) & (labels < operands["weights"].shape[1])
+    loss = jnp.where(known, loss, jnp.nan)  # a label that does not exist should be noticed
     return {"loss": jnp.where(seen, loss, 0), "lse": jnp.where(seen, lse, 0)}
 
 

@@ -12,7 +12,7 @@ keys, over all query heads that share the key head; dbias by tiles of itself, ov
 broadcast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,23 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.derivatives import Arrays
-from pallas_kernels.dot_product_attention.problem import Settings, mask_of
-from pallas_kernels.dot_product_attention.schedule import schedule as plan_queries
-from pallas_kernels.dot_product_attention.schedule import schedule_keys as plan_keys
+from pallas_kernels.dot_product_attention.problem import Settings
+from pallas_kernels.dot_product_attention.schedule import Tiling
 from pallas_kernels.triton.config import Config, choose
 from pallas_kernels.triton.launch import Launch
-from pallas_kernels.triton.problem import batch_of, describe, log2_lse, needs_schedule, refuse
-from pallas_kernels.triton.tile import at_pair, live, load_rows, logits, tiles, visible, visited, visits
+from pallas_kernels.triton.problem import batch_of, describe, log2_lse, refuse
+from pallas_kernels.triton.tile import (
+    at_head,
+    at_pair,
+    keys_of,
+    live,
+    load_rows,
+    seen_logits,
+    tiles,
+    visited,
+    visits,
+    work,
+)
 
 
 @triton.jit
@@ -38,20 +48,15 @@ def attention_dq(
     """One tile of queries of one head, over its keys."""
     rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
              ancestors, tree_start)  # fmt: skip
-    count = tl.cdiv(T, BLOCK_Q)
-    program = tl.program_id(0)
-    tile, stripe = program % count, program // count
-    if P.right is not None:
-        tile = count - 1 - tile  # the longest first
-    batch, head = stripe // P.heads, stripe % P.heads
+    tile, count, batch, head = work(T, P.heads, BLOCK_Q, P.right is not None)
     first = tile * BLOCK_Q
     i = first + tl.arange(0, BLOCK_Q)
     inside = i < T
 
-    query += (batch.to(tl.int64) * P.batched.query * T * P.heads + head) * P.width
-    key += (batch.to(tl.int64) * P.batched.key * S * P.kv_heads + head // P.group) * P.width
-    value += (batch.to(tl.int64) * P.batched.values * S * P.kv_heads + head // P.group) * P.value_width
-    dout += (batch.to(tl.int64) * T * P.heads + head) * P.value_width
+    query += at_head(batch, P.batched.query, T, head, P.heads, P.width)
+    key += at_head(batch, P.batched.key, S, head // P.group, P.kv_heads, P.width)
+    value += at_head(batch, P.batched.values, S, head // P.group, P.kv_heads, P.value_width)
+    dout += at_head(batch, 1, T, head, P.heads, P.value_width)
     q = load_rows(query, first, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
     do = load_rows(dout, first, inside, P.out_stride, BLOCK_Q, P.value_width, P.block_value, True)
     row = (batch.to(tl.int64) * P.heads + head) * T + i
@@ -63,18 +68,11 @@ def attention_dq(
     low, high, full_low, full_high = tiles(schedule, batch, tile, count, first, last, S, P.left, P.right, BLOCK_K, P)
     for edge in tl.static_range(0 if P.full else 1, 2 if P.partial else 1):
         for visit in range(visits(edge, low, high, full_low, full_high)):
-            start = visited(edge, visit, low, full_low, full_high) * BLOCK_K
-            j = start + tl.arange(0, BLOCK_K)
-            keep = j < S
-            if edge == 1:
-                keep = live(rules, span, batch, j, S, P)
+            start, j, keep = keys_of(edge, visit, low, full_low, full_high, rules, span, batch, S, BLOCK_K, P)
             k = load_rows(key, start, keep, P.key_stride, BLOCK_K, P.width, P.block_width, edge == 1)
             v = load_rows(value, start, keep, P.value_stride, BLOCK_K, P.value_width, P.block_value, edge == 1)
             dots = tl.dot(q, tl.trans(k), input_precision="ieee")
-            z, slope = logits(dots, bias, batch, head, i[:, None], j[None, :], T, S, P)
-            if edge == 1:
-                seen = visible(rules, batch, head, i[:, None], j[None, :], T, S, P)
-                z = tl.where(seen, z, float("-inf"))
+            z, slope = seen_logits(dots, edge, rules, bias, batch, head, i[:, None], j[None, :], T, S, P)
             p = tl.exp2(z - level[:, None])
             dp = tl.dot(do, tl.trans(v), input_precision="ieee")
             dz = p * (dp - slack[:, None]) * slope
@@ -95,19 +93,16 @@ def attention_dkv(
     """One tile of keys of one key head, over its queries of all heads that share it. Tiles are (keys, queries) here."""
     rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
              ancestors, tree_start)  # fmt: skip
-    count = tl.cdiv(S, BLOCK_K)
-    program = tl.program_id(0)
-    tile, stripe = program % count, program // count
-    batch, kv_head = stripe // P.kv_heads, stripe % P.kv_heads
+    tile, count, batch, kv_head = work(S, P.kv_heads, BLOCK_K, False)
     first = tile * BLOCK_K
     j = first + tl.arange(0, BLOCK_K)
     within = j < S
     keep = live(rules, span, batch, j, S, P)
 
-    query += batch.to(tl.int64) * P.batched.query * T * P.heads * P.width
-    key += (batch.to(tl.int64) * P.batched.key * S * P.kv_heads + kv_head) * P.width
-    value += (batch.to(tl.int64) * P.batched.values * S * P.kv_heads + kv_head) * P.value_width
-    dout += batch.to(tl.int64) * T * P.heads * P.value_width
+    query += at_head(batch, P.batched.query, T, kv_head * P.group, P.heads, P.width)
+    key += at_head(batch, P.batched.key, S, kv_head, P.kv_heads, P.width)
+    value += at_head(batch, P.batched.values, S, kv_head, P.kv_heads, P.value_width)
+    dout += at_head(batch, 1, T, kv_head * P.group, P.heads, P.value_width)
     k = load_rows(key, first, keep, P.key_stride, BLOCK_K, P.width, P.block_width, True)
     v = load_rows(value, first, keep, P.value_stride, BLOCK_K, P.value_width, P.block_value, True)
     key_acc = tl.zeros((BLOCK_K, P.block_width), tl.float32)
@@ -122,18 +117,15 @@ def attention_dkv(
                 start = visited(edge, visit, low, full_low, full_high) * BLOCK_Q
                 i = start + tl.arange(0, BLOCK_Q)
                 inside = i < T
-                q = load_rows(query + head * P.width, start, inside, P.query_stride, BLOCK_Q, P.width,
+                q = load_rows(query + member * P.width, start, inside, P.query_stride, BLOCK_Q, P.width,
                               P.block_width, edge == 1)  # fmt: skip
-                do = load_rows(dout + head * P.value_width, start, inside, P.out_stride, BLOCK_Q,
+                do = load_rows(dout + member * P.value_width, start, inside, P.out_stride, BLOCK_Q,
                                P.value_width, P.block_value, edge == 1)  # fmt: skip
                 row = (batch.to(tl.int64) * P.heads + head) * T + i
                 level = tl.load(lse + row, mask=inside, other=float("inf"))
                 slack = tl.load(delta + row, mask=inside, other=0.0)
                 dots = tl.dot(k, tl.trans(q), input_precision="ieee")
-                z, slope = logits(dots, bias, batch, head, i[None, :], j[:, None], T, S, P)
-                if edge == 1:
-                    seen = visible(rules, batch, head, i[None, :], j[:, None], T, S, P)
-                    z = tl.where(seen, z, float("-inf"))
+                z, slope = seen_logits(dots, edge, rules, bias, batch, head, i[None, :], j[:, None], T, S, P)
                 p = tl.exp2(z - level[None, :])
                 value_acc = tl.dot(p.to(do.dtype), do, value_acc, input_precision="ieee")
                 dp = tl.dot(v, tl.trans(do), input_precision="ieee")
@@ -148,12 +140,35 @@ def attention_dkv(
 
 
 @triton.jit
+def add_dlogits(acc, query, key, value, bias, rules, span, dout, lse, delta, batch, head, first_query, first_key, T, S,
+                P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """acc with the cotangent of the logits of one tile."""
+    i, j = first_query + tl.arange(0, BLOCK_Q), first_key + tl.arange(0, BLOCK_K)
+    inside, keep = i < T, live(rules, span, batch, j, S, P)
+    query += at_head(batch, P.batched.query, T, head, P.heads, P.width)
+    key += at_head(batch, P.batched.key, S, head // P.group, P.kv_heads, P.width)
+    value += at_head(batch, P.batched.values, S, head // P.group, P.kv_heads, P.value_width)
+    dout += at_head(batch, 1, T, head, P.heads, P.value_width)
+    q = load_rows(query, first_query, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
+    k = load_rows(key, first_key, keep, P.key_stride, BLOCK_K, P.width, P.block_width, True)
+    v = load_rows(value, first_key, keep, P.value_stride, BLOCK_K, P.value_width, P.block_value, True)
+    do = load_rows(dout, first_query, inside, P.out_stride, BLOCK_Q, P.value_width, P.block_value, True)
+    row = (batch.to(tl.int64) * P.heads + head) * T + i
+    level = tl.load(lse + row, mask=inside, other=float("inf"))
+    slack = tl.load(delta + row, mask=inside, other=0.0)
+    dots = tl.dot(q, tl.trans(k), input_precision="ieee")
+    z, slope = seen_logits(dots, 1, rules, bias, batch, head, i[:, None], j[None, :], T, S, P)
+    dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+    return acc + tl.exp2(z - level[:, None]) * (dp - slack[:, None])
+
+
+@triton.jit
 def attention_dbias(
     query, key, value, bias, sinks, dense, key_start, key_end, query_segments, key_segments, query_positions,
     key_positions, ancestors, tree_start, span, schedule, dout, lse, delta, B, T, S, dbias,
     P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the bias, over the batch, heads, queries and keys that share it."""
+    """One tile of the bias, over the batch, heads, queries and keys that share it, where the mask shows any."""
     rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
              ancestors, tree_start)  # fmt: skip
     query_tiles, key_tiles = tl.cdiv(T, BLOCK_Q), tl.cdiv(S, BLOCK_K)
@@ -177,31 +192,23 @@ def attention_dbias(
 
     acc = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for visit in range(many_batches * many_heads * many_queries * many_keys):
-        first_key = (own_key + visit % many_keys) * BLOCK_K
+        key_tile = own_key + visit % many_keys
         rest = visit // many_keys
-        first_query = (own_query + rest % many_queries) * BLOCK_Q
+        query_tile = own_query + rest % many_queries
         rest = rest // many_queries
         head = own_head + rest % many_heads
         batch = own_batch + rest // many_heads
-        wide = batch.to(tl.int64)
-        i, j = first_query + tl.arange(0, BLOCK_Q), first_key + tl.arange(0, BLOCK_K)
-        inside, keep = i < T, live(rules, span, batch, j, S, P)
-        q = load_rows(query + (wide * P.batched.query * T * P.heads + head) * P.width, first_query, inside,
-                      P.query_stride, BLOCK_Q, P.width, P.block_width, True)  # fmt: skip
-        do = load_rows(dout + (wide * T * P.heads + head) * P.value_width, first_query, inside,
-                       P.out_stride, BLOCK_Q, P.value_width, P.block_value, True)  # fmt: skip
-        k = load_rows(key + (wide * P.batched.key * S * P.kv_heads + head // P.group) * P.width, first_key, keep,
-                      P.key_stride, BLOCK_K, P.width, P.block_width, True)  # fmt: skip
-        v = load_rows(value + (wide * P.batched.values * S * P.kv_heads + head // P.group) * P.value_width, first_key,
-                      keep, P.value_stride, BLOCK_K, P.value_width, P.block_value, True)  # fmt: skip
-        row = (wide * P.heads + head) * T + i
-        level = tl.load(lse + row, mask=inside, other=float("inf"))
-        slack = tl.load(delta + row, mask=inside, other=0.0)
-        z, _ = logits(
-            tl.dot(q, tl.trans(k), input_precision="ieee"), bias, batch, head, i[:, None], j[None, :], T, S, P
-        )
-        z = tl.where(visible(rules, batch, head, i[:, None], j[None, :], T, S, P), z, float("-inf"))
-        acc += tl.exp2(z - level[:, None]) * (tl.dot(do, tl.trans(v), input_precision="ieee") - slack[:, None])
+        if P.scheduled or P.left is not None or P.right is not None:
+            first, last = query_tile * BLOCK_Q, tl.minimum(query_tile * BLOCK_Q + BLOCK_Q, T) - 1
+            low, high, full_low, full_high = tiles(
+                schedule, batch, query_tile, query_tiles, first, last, S, P.left, P.right, BLOCK_K, P
+            )
+            if (key_tile >= low) & (key_tile < high):
+                acc = add_dlogits(acc, query, key, value, bias, rules, span, dout, lse, delta, batch, head,
+                                  query_tile * BLOCK_Q, key_tile * BLOCK_K, T, S, P, BLOCK_Q, BLOCK_K)  # fmt: skip
+        else:  # without a test the loads run ahead
+            acc = add_dlogits(acc, query, key, value, bias, rules, span, dout, lse, delta, batch, head,
+                              query_tile * BLOCK_Q, key_tile * BLOCK_K, T, S, P, BLOCK_Q, BLOCK_K)  # fmt: skip
 
     i, j = own_query * BLOCK_Q + tl.arange(0, BLOCK_Q), own_key * BLOCK_K + tl.arange(0, BLOCK_K)
     if not P.bias.query:
@@ -220,6 +227,7 @@ def backward(
     outputs: Sequence[jax.Array],
     wanted: tuple[str, ...],
     settings: Settings,
+    configs: Mapping[str, Config] | None = None,
 ) -> Arrays:
     """Cotangents of the operands named in `wanted`. Raises NotImplementedError for what the kernels cannot do."""
     refuse(operands)
@@ -228,11 +236,11 @@ def backward(
     given = (dout, log2_lse(lse), jnp.swapaxes(delta, 1, 2))
     found = {}
     if "query" in wanted:
-        (found["query"],) = launch_dq(given, operands, settings, choose("dq", operands)).run()
+        (found["query"],) = launch_dq(given, operands, settings, choose("dq", operands, configs)).run()
     if "key" in wanted or "value" in wanted:
-        found["key"], found["value"] = launch_dkv(given, operands, settings, choose("dkv", operands)).run()
+        found["key"], found["value"] = launch_dkv(given, operands, settings, choose("dkv", operands, configs)).run()
     if "bias" in wanted:
-        (found["bias"],) = launch_dbias(given, operands, settings, choose("dbias", operands)).run()
+        (found["bias"],) = launch_dbias(given, operands, settings, choose("dbias", operands, configs)).run()
     if "sinks" in wanted:
         weight = jnp.exp(operands["sinks"].astype(jnp.float32)[:, None, :] - jnp.where(jnp.isneginf(lse), jnp.inf, lse))
         found["sinks"] = -jnp.sum(weight * delta, axis=1)
@@ -254,10 +262,8 @@ def _result(name: str, operands: Arrays) -> jax.ShapeDtypeStruct:
 
 def launch_dq(given: tuple, operands: Arrays, settings: Settings, config: Config) -> Launch:
     """The launch that gives dq; `given` is (dout, lse, delta), the last two (B,N,T), lse in units of log 2."""
-    mask = mask_of(operands, settings)
     (_, queries, heads, _), keys = operands["query"].shape, operands["key"].shape[1]
-    plan = plan_queries(mask, queries, keys, config.block_q, config.block_k) if needs_schedule(mask) else None
-    problem, arrays = describe(operands, settings, plan, ragged=keys % config.block_k != 0)
+    problem, arrays = describe(operands, settings, Tiling("queries", config.block_q, config.block_k))
     grid = (-(-queries // config.block_q) * heads * batch_of(operands),)
     constants = dict(P=problem, BLOCK_Q=config.block_q, BLOCK_K=config.block_k)
     inputs = [*arrays, *given, queries, keys]
@@ -266,10 +272,8 @@ def launch_dq(given: tuple, operands: Arrays, settings: Settings, config: Config
 
 def launch_dkv(given: tuple, operands: Arrays, settings: Settings, config: Config) -> Launch:
     """The launch that gives dk and dv."""
-    mask = mask_of(operands, settings)
     queries, (_, keys, kv_heads, _) = operands["query"].shape[1], operands["key"].shape
-    plan = plan_keys(mask, queries, keys, config.block_q, config.block_k) if needs_schedule(mask) else None
-    problem, arrays = describe(operands, settings, plan, ragged=queries % config.block_q != 0)
+    problem, arrays = describe(operands, settings, Tiling("keys", config.block_q, config.block_k))
     grid = (-(-keys // config.block_k) * kv_heads * batch_of(operands),)
     constants = dict(P=problem, BLOCK_Q=config.block_q, BLOCK_K=config.block_k)
     outputs = [_result("key", operands), _result("value", operands)]
@@ -280,7 +284,7 @@ def launch_dbias(given: tuple, operands: Arrays, settings: Settings, config: Con
     """The launch that gives dbias, in the shape of the bias."""
     bias, batch = operands["bias"], batch_of(operands)
     (_, queries, heads, _), keys = operands["query"].shape, operands["key"].shape[1]
-    problem, arrays = describe(operands, settings, None, ragged=True)
+    problem, arrays = describe(operands, settings, Tiling("queries", config.block_q, config.block_k))
     axes = problem.bias
     programs = (batch if axes.batch else 1) * (heads if axes.head else 1)
     programs *= -(-queries // config.block_q) if axes.query else 1

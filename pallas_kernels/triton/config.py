@@ -1,13 +1,15 @@
 """Tile sizes of the Triton kernels, by kernel and head width: a table, chosen so that no register spills on Hopper.
 
 The table is for 16-bit arrays; in float32 (which the tensor cores do not multiply exactly) tiles are smaller.
-`resources.py` reports what the compiler makes of every entry.
+`resources.py` reports what the compiler makes of every entry. Tiles measured on a GPU take its place there (tuning.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.triton.problem import padded
+from pallas_kernels.tuning import measured
 
 SHARED_MEMORY = 232_448
 """Bytes of shared memory that a program can have on an H100 or H200."""
@@ -66,20 +68,49 @@ FLOAT32 = {
 SMALLEST = Config(16, 16, 4, 1)
 
 
-def choose(kind: str, operands: Arrays, *, rows: int | None = None) -> Config:
-    """The entry of the table for these operands, with tiles no longer than the sequences need.
+def choose(
+    kind: str, operands: Arrays, configs: Mapping[str, Config] | None = None, *, rows: int | None = None
+) -> Config:
+    """The tiles of a kernel for these operands, no longer than the sequences need.
 
-    `rows` is the number of rows of queries where it is not that of the queries: packed, in decoding.
+    Taken from `configs` if given there, else what was measured on this kind of GPU, else from the table. `rows` is the
+    number of rows of queries where it is not that of the queries: packed, in decoding.
     """
     query, key, value = operands["query"], operands["key"], operands["value"]
     width = max(64, padded(query.shape[-1]), padded(value.shape[-1]))
-    if query.dtype.itemsize == 2:
+    if configs and kind in configs:
+        config = configs[kind]
+    elif query.dtype.itemsize == 2:
         load = next((name for name, held in LOADS.items() if any(x in operands for x in held)), None)
-        config = TABLE.get((kind, width, load)) or TABLE[kind, width, None]
+        entry = (kind, width, load) if (kind, width, load) in TABLE else (kind, width, None)
+        found = measured(name_of(*entry))
+        config = TABLE[entry] if found is None else Config(**found)
     else:
         config = FLOAT32.get((kind, width), SMALLEST)
     rows = query.shape[1] if rows is None else rows
     return replace(config, block_q=min(config.block_q, padded(rows)), block_k=min(config.block_k, padded(key.shape[1])))
+
+
+def name_of(kind: str, width: int, load: str | None) -> str:
+    """Of an entry, in a table of measured tiles."""
+    return "/".join(["triton", kind, str(width), *([load] if load else [])])
+
+
+def neighbours(kind: str, width: int, config: Config) -> list[Config]:
+    """What differs from `config` in one number, one step, and may fit on a Hopper GPU."""
+    steps = [
+        *(replace(config, block_q=size) for size in (config.block_q // 2, config.block_q * 2)),
+        *(replace(config, block_k=size) for size in (config.block_k // 2, config.block_k * 2)),
+        replace(config, num_warps=12 - config.num_warps),  # 4 or 8
+        *(replace(config, num_stages=count) for count in (config.num_stages - 1, config.num_stages + 1)),
+    ]
+    return [
+        c
+        for c in steps
+        if 16 <= min(c.block_q, c.block_k) <= max(c.block_q, c.block_k) <= 256
+        and 1 <= c.num_stages <= 5
+        and estimate_shared_memory(kind, c, width, width) <= SHARED_MEMORY
+    ]
 
 
 def estimate_shared_memory(kind: str, config: Config, width: int, value_width: int, itemsize: int = 2) -> int:

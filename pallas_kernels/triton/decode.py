@@ -9,6 +9,8 @@ gives (out_s, lse_s). They join exactly (Flash-Decoding, Dao et al. 2023):
 A token tree is a mask like any other: its drafts' ancestors are tested in the tiles after the common prefix.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -32,26 +34,32 @@ def suits(operands: Arrays) -> bool:
     return queries <= MOST_QUERIES and keys >= 2 * KEYS_PER_SPLIT
 
 
-def decode(operands: Arrays, settings: Settings) -> tuple[jax.Array, jax.Array]:
+def decode(
+    operands: Arrays, settings: Settings, configs: Mapping[str, Config] | None = None
+) -> tuple[jax.Array, jax.Array]:
     """(out (B,T,N,V), lse (B,T,N)), as `forward` gives them."""
-    config, splits = plan(operands)
+    config, splits = plan(operands, configs)
     return join(operands, settings, config, splits)
 
 
-def plan(operands: Arrays) -> tuple[Config, int]:
+def plan(operands: Arrays, configs: Mapping[str, Config] | None = None) -> tuple[Config, int]:
     """The tile that holds the packed queries, and the number of splits that fills the GPU."""
-    queries, heads, kv_heads = *operands["query"].shape[1:3], operands["key"].shape[2]
-    config = choose("decode", operands, rows=queries * heads // kv_heads)
-    programs = -(-queries * heads // kv_heads // config.block_q) * kv_heads * batch_of(operands)
+    rows, kv_heads = operands["query"].shape[1] * pack(operands), operands["key"].shape[2]
+    config = choose("decode", operands, configs, rows=rows)
+    programs = -(-rows // config.block_q) * kv_heads * batch_of(operands)
     most = max(1, operands["key"].shape[1] // KEYS_PER_SPLIT)
     return config, max(1, min(most, PROGRAMS // programs))
 
 
+def pack(operands: Arrays) -> int:
+    """Query heads that share a key head, and so a tile."""
+    return operands["query"].shape[2] // operands["key"].shape[2]
+
+
 def join(operands: Arrays, settings: Settings, config: Config, splits: int) -> tuple[jax.Array, jax.Array]:
     """Runs the splits without the sinks, which belong to none of them, and joins their results."""
-    group = operands["query"].shape[2] // operands["key"].shape[2]
     rest = {name: x for name, x in operands.items() if name != "sinks" or splits == 1}
-    out, lse = launch_forward(rest, settings, config, pack=group, splits=splits).run()
+    out, lse = launch_forward(rest, settings, config, pack=pack(operands), splits=splits).run()
     if splits == 1:
         return out, lse
     top = jnp.max(lse, axis=0)

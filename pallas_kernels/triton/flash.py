@@ -19,12 +19,12 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.derivatives import Arrays
-from pallas_kernels.dot_product_attention.problem import Settings, mask_of, shapes
-from pallas_kernels.dot_product_attention.schedule import schedule as plan_queries
+from pallas_kernels.dot_product_attention.problem import Settings, shapes
+from pallas_kernels.dot_product_attention.schedule import Tiling
 from pallas_kernels.triton.config import Config
 from pallas_kernels.triton.launch import Launch
-from pallas_kernels.triton.problem import batch_of, describe, needs_schedule
-from pallas_kernels.triton.tile import LOG2E, live, load_rows, logits, tiles, visible, visited, visits
+from pallas_kernels.triton.problem import batch_of, describe
+from pallas_kernels.triton.tile import LOG2E, at_head, keys_of, load_rows, seen_logits, tiles, visits, work
 
 
 @triton.jit
@@ -36,12 +36,8 @@ def attention_forward(
     """One tile of queries of one head (of PACK heads), over one of SPLITS parts of its keys."""
     rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
              ancestors, tree_start)  # fmt: skip
-    count = tl.cdiv(T * PACK, BLOCK_Q)
-    program, split = tl.program_id(0), tl.program_id(1)
-    tile, stripe = program % count, program // count
-    if P.right is not None:
-        tile = count - 1 - tile  # the longest first
-    batch, head = stripe // (P.heads // PACK), stripe % (P.heads // PACK) * PACK
+    tile, count, batch, stripe = work(T * PACK, P.heads // PACK, BLOCK_Q, P.right is not None)
+    head, split = stripe * PACK, tl.program_id(1)
     rows = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
     i, heads = rows // PACK, head + rows % PACK
     inside = i < T
@@ -50,8 +46,8 @@ def attention_forward(
     at = (batch.to(tl.int64) * P.batched.query * T + i) * P.heads + heads
     inner = inside[:, None] & (columns < P.width)[None, :]
     q = tl.load(query + at[:, None] * P.width + columns[None, :], mask=inner, other=0.0)
-    key += (batch.to(tl.int64) * P.batched.key * S * P.kv_heads + head // P.group) * P.width
-    value += (batch.to(tl.int64) * P.batched.values * S * P.kv_heads + head // P.group) * P.value_width
+    key += at_head(batch, P.batched.key, S, head // P.group, P.kv_heads, P.width)
+    value += at_head(batch, P.batched.values, S, head // P.group, P.kv_heads, P.value_width)
 
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
@@ -78,17 +74,10 @@ def attention_forward(
 
     for edge in tl.static_range(0 if P.full else 1, 2 if P.partial else 1):
         for visit in range(visits(edge, low, high, full_low, full_high)):
-            start = visited(edge, visit, low, full_low, full_high) * BLOCK_K
-            j = start + tl.arange(0, BLOCK_K)
-            keep = j < S
-            if edge == 1:
-                keep = live(rules, span, batch, j, S, P)
+            start, j, keep = keys_of(edge, visit, low, full_low, full_high, rules, span, batch, S, BLOCK_K, P)
             k = load_rows(key, start, keep, P.key_stride, BLOCK_K, P.width, P.block_width, edge == 1)
             dots = tl.dot(q, tl.trans(k), input_precision="ieee")
-            z, _ = logits(dots, bias, batch, heads[:, None], i[:, None], j[None, :], T, S, P)
-            if edge == 1:
-                seen = visible(rules, batch, heads[:, None], i[:, None], j[None, :], T, S, P)
-                z = tl.where(seen, z, float("-inf"))
+            z, _ = seen_logits(dots, edge, rules, bias, batch, heads[:, None], i[:, None], j[None, :], T, S, P)
             higher = tl.maximum(top, tl.max(z, 1))
             base = tl.where(higher == float("-inf"), 0.0, higher)
             p = tl.exp2(z - base[:, None])
@@ -111,13 +100,15 @@ def attention_forward(
 def launch_forward(operands: Arrays, settings: Settings, config: Config, *, pack: int = 1, splits: int = 1) -> Launch:
     """The launch that gives out and lse; for each of several splits in float32, with a leading axis of that size."""
     queries, keys, heads = operands["query"].shape[1], operands["key"].shape[1], operands["query"].shape[2]
-    mask = mask_of(operands, settings)
-    block_q = config.block_q if pack == 1 else queries
-    plan = plan_queries(mask, queries, keys, block_q, config.block_k) if needs_schedule(mask) else None
-    problem, arrays = describe(operands, settings, plan, ragged=keys % config.block_k != 0)
+    problem, arrays = describe(operands, settings, tiling(config, queries, pack))
     outputs = shapes(operands, settings)
     if splits > 1:
         outputs = [jax.ShapeDtypeStruct((splits, *x.shape), jnp.float32) for x in outputs]
     programs = -(-queries * pack // config.block_q) * heads // pack * batch_of(operands)
     constants = dict(P=problem, BLOCK_Q=config.block_q, BLOCK_K=config.block_k, PACK=pack, SPLITS=splits)
     return Launch(attention_forward, [*arrays, queries, keys], outputs, (programs, splits), config, constants)
+
+
+def tiling(config: Config, queries: int, pack: int = 1) -> Tiling:
+    """Packed queries are one tile of the schedule."""
+    return Tiling("queries", config.block_q if pack == 1 else queries, config.block_k)

@@ -56,7 +56,7 @@ def interpreted() -> bool:
     try:
         import triton
     except ImportError as error:
-        raise NotImplementedError("triton: it is not installed; pip install genjax[cuda] installs it") from error
+        raise NotImplementedError("triton: it is not installed; pip install 'genjax[cuda]' installs it") from error
     return triton.knobs.runtime.interpret
 
 
@@ -65,6 +65,6 @@ def _triton_call():
         import jax_triton
     except ImportError as error:
         raise NotImplementedError(
-            "triton: jax-triton cannot be imported here; pip install genjax[cuda] installs it and the CUDA part of JAX"
+            "triton: jax-triton or the CUDA part of JAX is not installed; pip install 'genjax[cuda]' installs both"
         ) from error
     return jax_triton.triton_call

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.mask import Mask
 from pallas_kernels.dot_product_attention.problem import Settings, mask_of
-from pallas_kernels.dot_product_attention.schedule import Schedule
+from pallas_kernels.dot_product_attention.schedule import Tiling, plan
 
 LOG2E = 1.4426950408889634
 WIDEST = 256
@@ -144,15 +144,15 @@ def refuse(operands: Arrays) -> None:
         raise NotImplementedError("triton: an empty array; xla takes it")
 
 
-def describe(operands: Arrays, settings: Settings, plan: Schedule | None, *, ragged: bool) -> tuple[Problem, list]:
-    """(what is static, the arrays that every kernel starts with).
-
-    `plan` is the schedule of the kernel's own tiles, None where the band alone decides. `ragged`: the tiles it walks
-    over reach beyond the end.
-    """
+def describe(operands: Arrays, settings: Settings, tiling: Tiling) -> tuple[Problem, list]:
+    """(what is static, the arrays that every kernel starts with); `tiling` is how the kernel walks over the logits."""
     query, key, value = operands["query"], operands["key"], operands["value"]
     mask, bias, dense = mask_of(operands, settings), operands.get("bias"), operands.get("dense")
-    extra = {"span": _span(mask, key.shape[1]), "schedule": None if plan is None else plan.stack()}
+    scheduled = needs_schedule(mask)
+    extra = {
+        "span": _span(mask, key.shape[1]),
+        "schedule": plan(operands, settings, tiling) if scheduled else None,
+    }
     held = operands | {name: x for name, x in extra.items() if x is not None}
     problem = Problem(
         scale=float(settings.scale),
@@ -171,12 +171,18 @@ def describe(operands: Arrays, settings: Settings, plan: Schedule | None, *, rag
         segments=mask.query_segments is not None,
         positions=mask.query_positions is not None,
         words=0 if mask.ancestors is None else mask.ancestors.shape[-1],
-        scheduled=plan is not None,
+        scheduled=scheduled,
         full=dense is None,
-        partial=ragged or bool(mask.rules),
+        partial=bool(mask.rules) or _ragged(tiling, query.shape[1], key.shape[1]),
         batched=Batched(*(int(name in held and held[name].shape[0] > 1) for name in _ARRAYS)),
     )
     return problem, [held.get(name, query) for name in _ARRAYS]
+
+
+def _ragged(tiling: Tiling, queries: int, keys: int) -> bool:
+    """Whether the tiles it walks over reach beyond the end."""
+    length, block = (keys, tiling.block_k) if tiling.at_rest == "queries" else (queries, tiling.block_q)
+    return length % block != 0
 
 
 def needs_schedule(mask: Mask) -> bool:

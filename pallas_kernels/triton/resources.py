@@ -16,6 +16,7 @@ import triton.backends.nvidia as nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from pallas_kernels import tuning
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.problem import Settings
 from pallas_kernels.triton import backward, config, decode, flash, tangent
@@ -29,12 +30,21 @@ KINDS = ("forward", "dq", "dkv", "dbias", "tangent", "decode")
 
 
 def report(kinds=KINDS, dtype=jnp.bfloat16) -> dict[str, dict[str, int]]:
-    """{name: {registers, spills, shared, wgmma}} of every entry of the table, and of the forward kernel by feature."""
+    """{name: {registers, spills, shared, wgmma}} of every entry of the table, and of the forward kernel by feature.
+
+    And of every entry that was measured on some kind of GPU.
+    """
     found = {}
     for kind, width, load in config.TABLE:
         if kind in kinds:
             feature = {None: "bias" if kind == "dbias" else None, "rows": "ranges", "pairs": "dense"}[load]
-            found[name(kind, width, load)] = measure(kind, *problem(width, dtype, feature))
+            given = problem(width, dtype, feature)
+            found[name(kind, width, load)] = measure(kind, *given)
+            for card, measured in tuning.tables().items():
+                tiles = measured.get(config.name_of(kind, width, load))
+                if tiles is not None:
+                    row = measure(kind, *given, config.Config(**tiles))
+                    found[f"{name(kind, width, load)} on {card}"] = row
     if "forward" in kinds:
         found |= {
             name("forward", 64, feature): measure("forward", *problem(64, dtype, feature)) for feature in FEATURES
@@ -98,12 +108,13 @@ def measure(kind: str, operands: Arrays, settings: Settings, tiles: config.Confi
 
 def _launch(kind, operands, outputs, rows, settings, tiles) -> Launch:
     given = (outputs[0], rows, rows)
-    tiles = tiles or config.choose(kind, operands)
+    configs = None if tiles is None else {kind: tiles}
+    tiles = config.choose(kind, operands, configs)
     if kind == "forward":
         return flash.launch_forward(operands, settings, tiles)
     if kind == "decode":
         few = {key: x[:, :DRAFTS] if key in PER_QUERY else x for key, x in operands.items()}
-        tiles, _ = decode.plan(few)
+        tiles, _ = decode.plan(few, configs)
         return flash.launch_forward(few, settings, tiles, pack=4, splits=2)
     if kind == "tangent":
         moving = {name: operands[name] for name in ("query", "key", "value")}

@@ -10,7 +10,7 @@ stand still cost nothing. This is the kernel that MeanFlow, sCM and other consis
 through attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -18,12 +18,12 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.derivatives import Arrays
-from pallas_kernels.dot_product_attention.problem import DIFFERENTIABLE, Settings, mask_of, shapes
-from pallas_kernels.dot_product_attention.schedule import schedule as plan_queries
+from pallas_kernels.dot_product_attention.problem import DIFFERENTIABLE, Settings, shapes
+from pallas_kernels.dot_product_attention.schedule import Tiling
 from pallas_kernels.triton.config import Config, choose
 from pallas_kernels.triton.launch import Launch
-from pallas_kernels.triton.problem import batch_of, describe, log2_lse, needs_schedule, refuse
-from pallas_kernels.triton.tile import LOG2E, live, load_pairs, load_rows, logits, tiles, visible, visited, visits
+from pallas_kernels.triton.problem import batch_of, describe, log2_lse, refuse
+from pallas_kernels.triton.tile import LOG2E, at_head, keys_of, load_pairs, load_rows, seen_logits, tiles, visits, work
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,15 @@ def attention_tangent(
     """One tile of queries of one head, over its keys."""
     rules = (dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions,
              ancestors, tree_start)  # fmt: skip
-    count = tl.cdiv(T, BLOCK_Q)
-    program = tl.program_id(0)
-    tile, stripe = program % count, program // count
-    if P.right is not None:
-        tile = count - 1 - tile  # the longest first
-    batch, head = stripe // P.heads, stripe % P.heads
+    tile, count, batch, head = work(T, P.heads, BLOCK_Q, P.right is not None)
     first = tile * BLOCK_Q
     i = first + tl.arange(0, BLOCK_Q)
     inside = i < T
     value_columns = tl.arange(0, P.block_value)[None, :]
 
-    query_at = (batch.to(tl.int64) * P.batched.query * T * P.heads + head) * P.width
-    key_at = (batch.to(tl.int64) * P.batched.key * S * P.kv_heads + head // P.group) * P.width
-    value_at = (batch.to(tl.int64) * P.batched.values * S * P.kv_heads + head // P.group) * P.value_width
+    query_at = at_head(batch, P.batched.query, T, head, P.heads, P.width)
+    key_at = at_head(batch, P.batched.key, S, head // P.group, P.kv_heads, P.width)
+    value_at = at_head(batch, P.batched.values, S, head // P.group, P.kv_heads, P.value_width)
     q = load_rows(query + query_at, first, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
     if M.query:
         tq = load_rows(query_dot + query_at, first, inside, P.query_stride, BLOCK_Q, P.width, P.block_width, True)
@@ -81,17 +76,10 @@ def attention_tangent(
     low, high, full_low, full_high = tiles(schedule, batch, tile, count, first, last, S, P.left, P.right, BLOCK_K, P)
     for edge in tl.static_range(0 if P.full else 1, 2 if P.partial else 1):
         for visit in range(visits(edge, low, high, full_low, full_high)):
-            start = visited(edge, visit, low, full_low, full_high) * BLOCK_K
-            j = start + tl.arange(0, BLOCK_K)
-            keep = j < S
-            if edge == 1:
-                keep = live(rules, span, batch, j, S, P)
+            start, j, keep = keys_of(edge, visit, low, full_low, full_high, rules, span, batch, S, BLOCK_K, P)
             k = load_rows(key + key_at, start, keep, P.key_stride, BLOCK_K, P.width, P.block_width, edge == 1)
             dots = tl.dot(q, tl.trans(k), input_precision="ieee")
-            z, slope = logits(dots, bias, batch, head, i[:, None], j[None, :], T, S, P)
-            if edge == 1:
-                seen = visible(rules, batch, head, i[:, None], j[None, :], T, S, P)
-                z = tl.where(seen, z, float("-inf"))
+            z, slope = seen_logits(dots, edge, rules, bias, batch, head, i[:, None], j[None, :], T, S, P)
             p = tl.exp2(z - level[:, None])
             if M.values:
                 tv = load_rows(value_dot + value_at, start, keep, P.value_stride, BLOCK_K, P.value_width,
@@ -123,11 +111,16 @@ def attention_tangent(
 
 
 def tangent(
-    tangents: Arrays, operands: Arrays, outputs: Sequence[jax.Array], settings: Settings
+    tangents: Arrays,
+    operands: Arrays,
+    outputs: Sequence[jax.Array],
+    settings: Settings,
+    configs: Mapping[str, Config] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Tangents of (out, lse). Raises NotImplementedError for what the kernel cannot do."""
     refuse(operands)
-    out_dot, lse_dot = launch_tangent(tangents, operands, outputs, settings, choose("tangent", operands)).run()
+    config = choose("tangent", operands, configs)
+    out_dot, lse_dot = launch_tangent(tangents, operands, outputs, settings, config).run()
     return out_dot, lse_dot
 
 
@@ -135,10 +128,8 @@ def launch_tangent(
     tangents: Arrays, operands: Arrays, outputs: Sequence[jax.Array], settings: Settings, config: Config
 ) -> Launch:
     """The launch that gives the tangents of out and lse."""
-    mask = mask_of(operands, settings)
     (_, queries, heads, _), keys = operands["query"].shape, operands["key"].shape[1]
-    plan = plan_queries(mask, queries, keys, config.block_q, config.block_k) if needs_schedule(mask) else None
-    problem, arrays = describe(operands, settings, plan, ragged=keys % config.block_k != 0)
+    problem, arrays = describe(operands, settings, Tiling("queries", config.block_q, config.block_k))
     moving = Moving(*(name in tangents for name in DIFFERENTIABLE))
     out, lse = outputs
     given = [*(tangents.get(name, operands["query"]) for name in DIFFERENTIABLE), out, log2_lse(lse)]

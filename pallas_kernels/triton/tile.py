@@ -11,6 +11,23 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def work(rows, HEADS: tl.constexpr, BLOCK: tl.constexpr, REVERSED: tl.constexpr):
+    """(tile, how many tiles, batch, head) of this program. REVERSED: the last tile first, for it takes the longest."""
+    count = tl.cdiv(rows, BLOCK)
+    program = tl.program_id(0)
+    tile, stripe = program % count, program // count
+    if REVERSED:
+        tile = count - 1 - tile
+    return tile, count, stripe // HEADS, stripe % HEADS
+
+
+@triton.jit
+def at_head(batch, BATCHED: tl.constexpr, length, head, HEADS: tl.constexpr, WIDTH: tl.constexpr):
+    """Offset of the first row of a head, in an array (B,length,HEADS,WIDTH), or (1,..) that is not BATCHED."""
+    return (batch.to(tl.int64) * BATCHED * length * HEADS + head) * WIDTH
+
+
+@triton.jit
 def visible(rules, batch, head, i, j, T, S, P: tl.constexpr):
     """What the queries i see of the keys j; False beyond the last of either."""
     dense, key_start, key_end, query_segments, key_segments, query_positions, key_positions, ancestors, start = rules
@@ -55,6 +72,15 @@ def live(rules, span, batch, j, S, P: tl.constexpr):
     if P.segments:
         keep = keep & (tl.load(rules[4] + batch * P.batched.key_segments * S + j, mask=keep, other=-1) >= 0)
     return keep
+
+
+@triton.jit
+def seen_logits(dots, edge: tl.constexpr, rules, bias, batch, head, i, j, T, S, P: tl.constexpr):
+    """`logits`, -inf where not seen; the mask is tested at the edge alone."""
+    found, slope = logits(dots, bias, batch, head, i, j, T, S, P)
+    if edge == 1:
+        found = tl.where(visible(rules, batch, head, i, j, T, S, P), found, float("-inf"))
+    return found, slope
 
 
 @triton.jit
@@ -135,6 +161,18 @@ def visited(edge: tl.constexpr, visit, low, full_low, full_high):
     if edge == 0:
         return full_low + visit
     return low + visit + tl.where(low + visit >= full_low, full_high - full_low, 0)
+
+
+@triton.jit
+def keys_of(edge: tl.constexpr, visit, low, full_low, full_high, rules, span, batch, S, BLOCK_K: tl.constexpr,
+            P: tl.constexpr):  # fmt: skip
+    """(first key, keys, which of them to load) of the tile of a visit."""
+    start = visited(edge, visit, low, full_low, full_high) * BLOCK_K
+    j = start + tl.arange(0, BLOCK_K)
+    keep = j < S
+    if edge == 1:
+        keep = live(rules, span, batch, j, S, P)
+    return start, j, keep
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """Laws of the public function: what it takes, what it means, every derivative of it, and what it refuses."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -303,6 +304,36 @@ def test_shard_map_gives_what_one_device_gives(check):
     found = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=check))(*given, bias)
     expected = jax.grad(lambda *x: (attention(*x, is_causal=True) ** 2).sum(), argnums=(0, 1, 2, 3))(*given, bias)
     close(found, expected, 1e-6)
+
+
+EXPLICIT = {
+    "value": lambda attend: attend,
+    "gradient": lambda attend: jax.grad(lambda *x: jnp.sin(attend(*x)).sum(), argnums=(0, 1)),
+    "tangent": lambda attend: lambda x, bias: jax.jvp(attend, (x, bias), (x, bias))[1],
+}
+
+
+@pytest.mark.parametrize("of", EXPLICIT)
+def test_on_an_explicit_mesh_each_device_attends_to_its_part_of_the_batch(of):
+    x, bias, ids = normal(4, 24, 2, 8), normal(1, 2, 24, 24), jnp.repeat(jnp.arange(3), 8)[None]
+    function = EXPLICIT[of](lambda x, bias: attention(x, x, x, bias, segment_ids=ids, is_causal=True))
+    expected = function(x, bias)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        divided = jax.device_put(x, jax.NamedSharding(mesh, P("data")))
+        compiled = jax.jit(function).lower(divided, bias).compile()
+        found = compiled(divided, bias)
+    close(found, expected, 2e-6)
+    assert jax.tree.leaves(found)[0].sharding.spec[0] == "data"
+    assert not {"all-gather", "all-to-all"} & set(re.findall(r"all-[a-z]+", compiled.as_text()))
+
+
+def test_other_divisions_than_that_of_the_batch_are_refused_in_one_sentence():
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(normal(2, 24, 2, 8), jax.NamedSharding(mesh, P(None, None, "model")))
+        with pytest.raises(ValueError, match="accepted is a divided batch axis.*shard_map"):
+            attention(x, x, x)
 
 
 def test_a_scan_of_rematerialised_layers_has_the_same_gradient():

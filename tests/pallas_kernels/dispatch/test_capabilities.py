@@ -52,6 +52,7 @@ ASKS = {
     "causal masks with T != S": lambda: request(S=256, mask=Mask(right=0)),
     "windows that are not causal": lambda: request(mask=Mask(left=9, right=9)),
     "windows": lambda: request(mask=Mask(left=9, right=0)),
+    "windows over odd numbers of queries or keys": lambda: request(T=127, S=127, mask=Mask(left=9, right=0)),
     "positions": lambda: request(mask=Mask(query_positions=INDEX, key_positions=INDEX, right=0)),
     "lengths and ranges of keys": lambda: request(mask=Mask(key_end=INDEX + 1)),
     "segments": lambda: request(mask=Mask(query_segments=INDEX // 32, key_segments=INDEX // 32)),
@@ -64,7 +65,7 @@ ASKS = {
     "the log-sum-exp as an output": lambda: request(residual=True),
 }
 NEEDS = {"triton": "jax_triton", "mosaic": "jax"}
-"""What lowering a kernel for a GPU takes on a machine without one; for cuDNN it takes cuDNN."""
+"""What lowering a kernel for a GPU takes on a machine without one."""
 
 
 def asked(feature) -> Request:
@@ -111,6 +112,22 @@ def test_a_kernel_compiles_exactly_what_the_table_grants(feature, implementation
     else:
         with pytest.raises(NotImplementedError):
             lowered()
+
+
+GRANTED = {name: ASKS[name] for name in FEATURES if name not in LACKS["cudnn"]}
+GRANTED |= {"nothing special": request, "odd lengths": lambda: request(T=127, S=77)}
+
+
+@pytest.mark.parametrize("feature", GRANTED)
+def test_cudnn_is_called_forward_and_backward_for_what_the_table_grants(feature, monkeypatch):
+    """JAX only asks for the version of cuDNN, and for the devices, before it writes the call."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    given = GRANTED[feature]()
+    attend = lambda operands: fused(operands, given.settings, "cudnn")[0].astype(jnp.float32).sum()  # noqa: E731
+    whole, mesh = jax.P(), jax.make_mesh((1,), ("gpu",), devices=jax.devices()[:1])
+    step = jax.shard_map(jax.grad(attend), mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    text = jax.jit(step).trace(given.operands).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaSoftmax" in text and "__cudnn$fmhaSoftmaxBackward" in text
 
 
 def test_the_first_that_can_is_taken_and_a_name_alone_is_taken_at_its_word():

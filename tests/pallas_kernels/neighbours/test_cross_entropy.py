@@ -104,6 +104,14 @@ def test_ignored_labels_have_no_loss_and_no_gradient():
     np.testing.assert_allclose(all_grads[1], grads[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("label", [-1, 30, 31])
+def test_a_label_that_does_not_exist_is_noticed(label):
+    hidden, weights, _, _ = drawn(np.random.default_rng(0), 3, 8, 30)
+    loss, lse = linear_cross_entropy(hidden, weights, jnp.array([29, label, -100]), chunk=8)
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
+    assert np.isfinite(lse).all()
+
+
 @pytest.mark.parametrize("order", ["value", "gradient", "tangent"])
 def test_memory_holds_no_logits_of_all_tokens(order):
     tokens, width, vocabulary, chunk = 256, 16, 8192, 256
