@@ -31,8 +31,7 @@ def test_a_module_opens_by_saying_what_it_is_about(path):
 def test_a_module_has_tests_of_its_name(path):
     inside = path.relative_to(ROOT / "genjax")
     own = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
-    of_its_room = ROOT / "tests" / f"test_{inside.parent}.py"
-    assert own.is_file() or of_its_room.is_file(), f"neither {from_root(own)} nor {from_root(of_its_room)} exists"
+    assert own.is_file(), f"{from_root(own)} does not exist"
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if "pallas_kernels" in room.parts], ids=from_root)
