@@ -31,8 +31,13 @@ Arrays = dict[str, jax.Array]
 _SECOND_ORDER = "second_order"
 ONLY_ON = dict.fromkeys(("cudnn", "triton", "mosaic"), frozenset({"cuda"}))
 """Platforms of the implementations that do not run on all of them."""
+WHOLE = frozenset({"triton", "mosaic"})
+"""Kernels that XLA cannot look into: it would gather their operands on every device."""
 UNTRIED = frozenset({"triton", "mosaic"})
-"""Interpreted or specified on a CPU and compiled for an H100, but never yet run on a GPU: taken only when named."""
+"""Interpreted or specified on a CPU and compiled for an H100, but never yet run on a GPU: taken only when named.
+
+Once they have run, what is taken without a name in a program that XLA divides (see WHOLE) is to be decided too.
+"""
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,12 @@ def _primitive(name: str, run: Callable, shapes: Callable) -> Primitive:
             raise NotImplementedError(
                 f"implementation {implementation!r} of {name} runs on {runs}, and this program is compiled for {here}:"
                 " 'xla' runs everywhere"
+            )
+        devices = getattr(context.module_context.axis_context, "num_devices", None) or 1  # not asked inside shard_map
+        if implementation in WHOLE and devices > 1:
+            raise NotImplementedError(
+                f"implementation {implementation!r} of {name} cannot be divided by XLA, and this program is for"
+                f" {devices} devices: call it inside jax.shard_map or on an explicit mesh, or take 'xla'"
             )
         # Inside shard_map the arrays vary over mesh axes; the rules need not know.
         plain = [jax.core.ShapedArray(x.shape, x.dtype) for x in context.avals_in]

@@ -20,7 +20,7 @@ from pallas_kernels import tuning
 from pallas_kernels.derivatives import Arrays
 from pallas_kernels.dot_product_attention.problem import Settings
 from pallas_kernels.triton import backward, config, decode, flash, tangent
-from pallas_kernels.triton.launch import HOPPER, Launch
+from pallas_kernels.triton.launch import HOPPER, Launch, compiler_options, write_for_cuda_12
 
 _TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32", "uint32": "u32", "bool": "i1"}
 DRAFTS = 16
@@ -126,6 +126,7 @@ def _launch(kind, operands, outputs, rows, settings, tiles) -> Launch:
 def compiled(launch: Launch) -> dict[str, int]:
     """{registers, spills, shared, wgmma} of the kernel of a launch, compiled for Hopper."""
     source, options = _source(launch)
+    write_for_cuda_12()  # JAX's assembler is of CUDA 12 too
     with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
         triton.knobs.cache.dir = folder  # jax-triton 0.3 leaves an empty name there
         kernel = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=options)
@@ -153,5 +154,5 @@ def _source(launch: Launch) -> tuple[ASTSource, dict]:
     }
     signature |= dict.fromkeys(launch.constants, "constexpr")
     aligned = {(i,): [["tt.divisibility", 16]] for i, x in enumerate(arguments) if not isinstance(x, int)}
-    options = dict(num_warps=launch.config.num_warps, num_stages=launch.config.num_stages, enable_fp_fusion=True)
+    options = dict(num_warps=launch.config.num_warps, num_stages=launch.config.num_stages) | compiler_options()
     return ASTSource(fn=launch.kernel, signature=signature, constexprs=launch.constants, attrs=aligned), options

@@ -65,7 +65,6 @@ def test_the_front_door_refuses_in_one_sentence(capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 @pytest.mark.parametrize("name", ["triton/forward/64", "mosaic/forward/64"])
 def test_a_kernel_is_tuned_on_this_gpu(name, monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "FOLDER", tmp_path)

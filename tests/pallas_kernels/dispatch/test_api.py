@@ -336,6 +336,22 @@ def test_other_divisions_than_that_of_the_batch_are_refused_in_one_sentence():
             attention(x, x, x)
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["left to XLA", "inside shard_map"])
+def test_a_gpu_kernel_is_divided_by_shard_map_alone(inside):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    divided = jax.NamedSharding(mesh, P("data"))
+    x = jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16, sharding=divided)
+    attend = lambda x: attention(x, x, x, implementation="mosaic")  # noqa: E731
+    if inside:
+        attend = jax.shard_map(attend, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    lower = lambda: jax.jit(attend).trace(x).lower(lowering_platforms=("cuda",)).as_text()  # noqa: E731
+    if inside:
+        assert "mosaic_gpu" in lower()
+    else:
+        with pytest.raises(NotImplementedError, match="2 devices: call it inside jax.shard_map"):
+            lower()
+
+
 def test_a_scan_of_rematerialised_layers_has_the_same_gradient():
     x = 0.3 * qkv(batch=1)[0]
 

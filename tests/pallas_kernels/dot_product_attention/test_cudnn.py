@@ -55,7 +55,6 @@ def test_value_tangent_and_gradient_are_those_of_the_definition(options, queries
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 @pytest.mark.parametrize("length", [512, 333])
 @pytest.mark.parametrize("options", [{}, {"right": 0}], ids=str)
 def test_cudnn_itself_is_as_good_as_its_rounding(options, length):
