@@ -45,7 +45,8 @@ def of_batch(ref, batch):
     return ref.at[batch if ref.shape[0] > 1 else 0]
 
 
-NO_INDEX = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
+_INDEX = inspect.signature(plgpu.load).parameters.get("idx")
+NO_INDEX = ((),) if _INDEX is not None and _INDEX.default is inspect.Parameter.empty else ()
 """Until jax 0.10 a load takes an index beside the reference."""
 
 

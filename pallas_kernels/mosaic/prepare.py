@@ -5,7 +5,12 @@ copy of queries, keys and values). Beyond the last row a bulk copy reads zeros a
 the index of a key.
 """
 
+import functools
+import os
+import re
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +22,9 @@ from pallas_kernels.dot_product_attention.schedule import Tiling, plan
 from pallas_kernels.mosaic.config import KERNELS, TILE, TUNED, Config, tuned
 from pallas_kernels.mosaic.tile import COLUMNS, LOG2E, ROWS
 
-MISCOMPILED = range(12080, 12091)
-"""CUDA versions whose assembler miscompiles masked tiles (known to the kernels that JAX ships)."""
+MISCOMPILES = (12, 8, 0), (12, 9, 86)
+"""From the first to below the second version, that of CUDA 12.9.1, the assembler miscompiles masked tiles (known to the
+kernels that JAX ships; they go by the version of the CUDA runtime, which is the same for 12.9.0 and 12.9.1)."""
 
 
 def refuse(operands: Arrays, settings: Settings) -> None:
@@ -41,7 +47,8 @@ def refuse(operands: Arrays, settings: Settings) -> None:
         _no(f"heads {query.shape[-1]} wide (only {widths})", 'use implementation="triton" or "xla"')
     if settings.scale <= 0:
         _no(f"scale = {settings.scale}", "negate the queries and make it positive")
-    if masked(operands, settings) and cuda_version() in MISCOMPILED:
+    first, fixed = MISCOMPILES
+    if masked(operands, settings) and first <= (assembler() or fixed) < fixed:
         _no("masks on CUDA 12.8.0 to 12.9.0, whose assembler miscompiles them", "upgrade CUDA to 12.9.1")
 
 
@@ -49,14 +56,16 @@ def _no(feature: str, remedy: str):
     raise NotImplementedError(f"mosaic: no support for {feature}; {remedy}")
 
 
-def cuda_version() -> int | None:
-    """The version of the CUDA runtime, as 1000 major + 10 minor; None where there is no CUDA."""
-    try:
-        from jax._src.lib import cuda_versions  # JAX has no public name for it
+@functools.cache
+def assembler() -> tuple[int, ...] | None:
+    """The version of the assembler that JAX finds, such as (12, 9, 86); None where it finds none."""
+    import jax.experimental.mosaic.gpu  # noqa: F401 it says where CUDA is
 
-        return cuda_versions.cuda_runtime_get_version()
-    except (ImportError, AttributeError, RuntimeError):
+    program = Path(os.environ.get("MOSAIC_GPU_CUDA_ROOT", "/usr/local/cuda")) / "bin" / "ptxas"
+    if not program.exists():
         return None
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.search(r"V(\d+)\.(\d+)\.(\d+)", said).groups()))
 
 
 def masked(operands: Arrays, settings: Settings) -> bool:

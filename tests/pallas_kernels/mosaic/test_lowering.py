@@ -118,11 +118,28 @@ def test_a_scale_that_is_not_positive_is_refused():
         forward(changed(), Settings(scale=-1.0))
 
 
-def test_masks_are_refused_on_the_cuda_that_miscompiles_them(monkeypatch):
-    monkeypatch.setattr(prepare, "cuda_version", lambda: 12080)
+@pytest.mark.parametrize(
+    "version, refused",
+    [((12, 8, 61), True), ((12, 9, 41), True), ((12, 9, 86), False), ((13, 0, 48), False), (None, False)],
+)
+def test_masks_are_refused_by_the_assembler_that_miscompiles_them(version, refused, monkeypatch):
+    monkeypatch.setattr(prepare, "assembler", lambda: version)
+    prepare.refuse(changed(), Settings(scale=1.0))
+    if not refused:
+        return prepare.refuse(changed(), Settings(scale=1.0, right=0))
     with pytest.raises(NotImplementedError, match="upgrade CUDA to 12.9.1"):
         forward(changed(), Settings(scale=1.0, right=0))
-    prepare.refuse(changed(), Settings(scale=1.0))
+
+
+def test_the_version_of_the_assembler_is_what_it_says(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "ptxas"
+    program.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.9, V12.9.41'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("MOSAIC_GPU_CUDA_ROOT", str(tmp_path))
+    assert prepare.assembler.__wrapped__() == (12, 9, 41)
+    monkeypatch.setenv("MOSAIC_GPU_CUDA_ROOT", str(tmp_path / "nowhere"))
+    assert prepare.assembler.__wrapped__() is None
 
 
 def test_sizes_that_make_no_tile_are_refused():
