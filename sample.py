@@ -1,56 +1,41 @@
 """Draw samples from a trained run: python sample.py --prompt "a handwritten seven" --num 16 --out out"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from genjax import config
-from genjax.diffusion.solvers import SolverName
-from genjax.tasks.sampling import save_samples
-from genjax.training.run_directory import find_run
-from genjax.training.weights import read_weights
+from genjax.runs.asked import asked, show_runs, writable
+from genjax.runs.outputs import say
+from genjax.runs.weights import read_weights
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw samples from the newest run below runs/, or from the small one that ships with the project."""
+    """Draw samples from the newest run below runs/, or from a small one that ships with the project."""
 
     workdir: str | None = None
-    """Run directory to sample from."""
-    prompt: str | None = None
-    """Text to draw; the captions of the training data in turn when not given."""
-    num: int = 16
-    """Number of samples."""
-    steps: int | None = None
-    """Steps of the solver; as in the run's config when not given."""
-    guidance: float | None = None
-    """Scale of classifier-free guidance, 1 for none; as in the run's config when not given."""
-    solver: SolverName | None = None
-    """Solver of the sampling ODE; as in the run's config when not given."""
-    seed: int = 0
-    """Seed of the noise; sample i depends on the seed, i and its prompt alone."""
-    trajectory: bool = False
-    """Also write trajectory.gif, the way from noise to the samples."""
+    """Run directory to sample from, or the name of a run that ships; --list shows them."""
     out: str = "out"
-    """Directory for grid.png, one PNG per sample and samples.npz."""
+    """Directory for what is drawn."""
+    allow: tuple[str, ...] = ()
+    """Packages outside genjax that the config of the run may import."""
 
 
 def main(argv: Sequence[str]) -> None:
-    options = config.parse(argv, Options())
-    directory = find_run(Path(options.workdir) if options.workdir else None)
-    task = config.read(directory / "config.json")
-    given = {name: getattr(options, name) for name in ("steps", "guidance", "solver")}
-    sampler = replace(task.sampler, **{name: value for name, value in given.items() if value is not None})
-    save_samples(
-        task,
-        lambda: read_weights(directory, task),
-        Path(options.out),
-        prompt=options.prompt,
-        number=options.num,
-        sampler=sampler,
-        seed=options.seed,
-        trajectory=options.trajectory,
-    )
+    console = Console()
+    if "--list" in argv:
+        show_runs(console)
+        return
+    options, found, task, request = asked("sample", argv, Options())
+    out = writable(Path(options.out))
+    parts, step = read_weights(found.directory, task)
+    say(console, f"{found.directory} at step {step} ({found.why})")
+    for output in request(task, parts):
+        output.show(console)
+        say(console, f"in {output.write(out)}")
 
 
 if __name__ == "__main__":

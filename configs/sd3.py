@@ -6,13 +6,14 @@ medium_35, large_35         the shapes of SD3.5
 """
 
 from genjax.data import Images, Npz
+from genjax.diffusion.solvers import DPMpp2M
 from genjax.diffusion.times import LogitNormal
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
+from genjax.runs.checkpoints import Checkpoint
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.checkpoints import Checkpoint
-from genjax.training.loop import Train
 from genjax.training.optimizer import AdamW
+from genjax.training.task import Train
 
 
 def nano() -> TextToImage:
@@ -23,7 +24,7 @@ def nano() -> TextToImage:
         ),
         text=ByteEncoder(max_length=32, width=64, pooled_width=64),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver="dpmpp_2m", steps=20, guidance=1.3, shift=1.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, shift=1.0),
         data=Images(image_size=8, channels=1),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
@@ -37,7 +38,7 @@ def published(depth: int, **model) -> TextToImage:
         model=MMDiT(channels=16, patch_size=2, depth=depth, num_heads=depth, head_dim=64, **model),
         text=ByteEncoder(max_length=256, width=4096, pooled_width=2048, num_heads=64),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver="dpmpp_2m", steps=28, guidance=5.0, shift=3.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=28, guidance=5.0, shift=3.0),
         data=Npz(),
         optimizer=AdamW(learning_rate=1e-4, warmup_steps=1000),
         train=Train(steps=500_000, batch_size=1024, precision="bf16"),

@@ -122,7 +122,7 @@ class MultistepState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPMSolverPP2M:
+class DPMpp2M:
     """The two-step DPM-Solver++ in the data prediction."""
 
     evaluations_per_step = 1
@@ -142,9 +142,3 @@ class DPMSolverPP2M:
 
     def finalise(self, state):
         return state.x
-
-
-SolverName = Literal["euler", "heun", "dpmpp_2m"]
-
-SOLVERS: dict[SolverName, Solver] = {"euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMSolverPP2M()}
-"""The solvers by the names that the field types."""

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from genjax.errors import InputError
 
 DATA_AXIS = "data"
+BATCH_AXES = ("data",)
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,11 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> PyTree
     """Global arrays, split over the data axis, from this process' rows of the batch."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def is_divided(mesh: jax.sharding.Mesh) -> bool:
+    return False
+
+
+def batch_shares(mesh: jax.sharding.Mesh) -> int:
+    return mesh.size

@@ -7,8 +7,9 @@ Here the network, the mathematics and the data meet. Training minimises, over im
 with the caption replaced by the empty one now and then, so that the same network serves classifier-free guidance.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -17,30 +18,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Dataset, Images
+from genjax.data import Images, LabelledImages
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow
-from genjax.diffusion.solvers import SOLVERS, SolverName, integrate, sampling_times
+from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
 from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
-from genjax.parallel.mesh import Mesh
-from genjax.training import pictures
-from genjax.training.checkpoints import Checkpoint
-from genjax.training.loop import Train
-from genjax.training.optimizer import AdamW
+from genjax.runs.outputs import Door, Frames, Numbers, Output, Request
+from genjax.runs.outputs import Images as Pictures
+from genjax.runs.parts import Parts
+from genjax.tasks.image_evaluation import image_figures
 from genjax.training.precision import POLICIES, cast
-from genjax.training.update import Sums
+from genjax.training.task import FREE, Sums, Task, keyed
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How samples are drawn."""
 
-    solver: SolverName = "euler"
+    solver: Solver = Euler()
     """Solver of the probability-flow ODE."""
     steps: int = 28
     """Number of its steps."""
@@ -60,15 +60,15 @@ class Sampler:
     @property
     def evaluations(self) -> int:
         """Network evaluations for one sample (NFE), the two of guidance counted."""
-        return self.steps * SOLVERS[self.solver].evaluations_per_step * (1 if self.guidance == 1 else 2)
+        return self.steps * self.solver.evaluations_per_step * (1 if self.guidance == 1 else 2)
 
     def times(self) -> np.ndarray:
         """The steps + 1 times from noise to data."""
         return sampling_times(self.steps, shift=self.shift, spacing=self.spacing)
 
 
-@dataclass(frozen=True)
-class TextToImage:
+@dataclass(frozen=True, kw_only=True)
+class TextToImage(Task):
     """A system that turns text into images."""
 
     model: MMDiT = field(default_factory=MMDiT)
@@ -80,12 +80,8 @@ class TextToImage:
     """Shift of the training times towards noise; 1 is none."""
     caption_dropout: float = 0.1
     """Probability of training on the empty caption, which guidance needs."""
-    sampler: Sampler = Sampler()
-    data: Dataset = Images()
-    optimizer: AdamW = AdamW()
-    train: Train = Train()
-    checkpoint: Checkpoint = Checkpoint()
-    mesh: Mesh = Mesh()
+    sampler: Sampler = field(default=Sampler(), metadata=FREE)
+    data: LabelledImages = Images()
 
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
@@ -96,20 +92,17 @@ class TextToImage:
         channels = self.data.image_shape[-1]
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
-        try:
-            jax.eval_shape(self.init, jax.random.key(0))
-        except ValueError as error:  # What the networks say of sizes that do not fit each other.
-            raise InputError(f"the networks cannot be built: {str(error).splitlines()[0]}") from None
+        super().check()
 
     # ------------------------------------------------------------------ training
 
-    def init(self, key: Key[Array, ""]) -> PyTree[Array]:
-        """Fresh parameters {"model": ..., "text": ...}, float32."""
+    def init(self, key: Key[Array, ""]) -> Parts:
+        """Fresh parts; `trained` is {"model": ..., "text": ...}."""
         model_key, text_key = jax.random.split(key)
         text, (context, pooled) = _init_with_output(self.text, text_key, self.tokenize([""]))
         image = jnp.zeros((1, *self.data.image_shape))
         model, _ = _init_with_output(self.model, model_key, image, jnp.zeros(1), context, pooled)
-        return {"model": model, "text": text}
+        return Parts({"model": model, "text": text})
 
     def tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "B T"]:
         """Token ids of the prompts. Raises InputError for one that is longer than the text encoder takes."""
@@ -120,8 +113,8 @@ class TextToImage:
         captions = example["captions"]
         return {"image": example["image"], "tokens": self.text.tokenize(captions[rng.integers(len(captions))])}
 
-    def loss(self, params: PyTree[Array], batch: dict[str, Array], keys: Key[Array, " B"]) -> Sums:
-        """Sum over the batch of the denoising loss, at one time and noise per sample."""
+    def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
+        """The denoising loss, at one time and noise per sample."""
         x_0, tokens = batch["image"], batch["tokens"]
         time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
         t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys)), self.time_shift)
@@ -129,11 +122,11 @@ class TextToImage:
         dropped = _per_sample(partial(jax.random.bernoulli, p=self.caption_dropout), drop_keys)
         tokens = jnp.where(dropped[:, None], self.tokenize([""]), tokens)
 
-        condition = self.encode(params, tokens)
+        condition = self.encode(parts.trained, tokens)
         losses = denoising_loss(
-            lambda x, t: self.predict(params, x, t, condition), self.process, self.prediction, x_0, eps, t
+            lambda x, t: self.predict(parts.trained, x, t, condition), self.process, self.prediction, x_0, eps, t
         )
-        return Sums(losses.sum(), jnp.asarray(losses.shape[0], losses.dtype), {})
+        return Sums({"loss": losses.sum() / totals["rows"]})
 
     # ------------------------------------------------------------------ the network, in the precision of the policy
 
@@ -161,7 +154,7 @@ class TextToImage:
         trajectory: bool = False,
         batch_size: int = 64,
     ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
-        """One image in [-1, 1] per prompt; with `trajectory`, all steps + 1 states of each, from noise on.
+        """One image or latent per prompt, as the network made it; with `trajectory`, all steps + 1 states of each, from noise on.
 
         Sample i depends on (seed, i, prompt i) alone, not on the batch. Raises InputError for a prompt that is longer
         than the text encoder takes.
@@ -182,7 +175,15 @@ class TextToImage:
 
     # ------------------------------------------------------------------ what people look at
 
-    def validate(self, params: PyTree[Array]) -> dict[str, float]:
+    def request(self, door: Door) -> Request:
+        """Samples of prompts, their evaluation, or a grid of four rows with a column for each of up to ten captions."""
+        sampler = self.sampler
+        given = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
+        if door == "evaluate":
+            return JudgeImages(**given)
+        return DrawImages(**given) if door == "sample" else DrawPreview()
+
+    def validate(self, parts: Parts) -> dict[str, float]:
         """Loss on fixed images, captions and noise at eight equally spaced times, and their mean.
 
         `validation_loss/t=0.4375` and so on; at the centres of eight strata, of 256 held-out images at most.
@@ -191,15 +192,9 @@ class TextToImage:
         rng = np.random.default_rng(0)
         rows = [self.prepare(source[i], rng) for i in range(min(len(source), 256))]
         images, tokens = (np.stack([row[name] for row in rows]) for name in ("image", "tokens"))
-        losses = _stratum_losses(self, params, images, tokens)
+        losses = _stratum_losses(self, parts.trained, images, tokens)
         names = [f"validation_loss/t={t:.4f}" for t in STRATA]
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
-
-    def preview(self, params: PyTree[Array]) -> np.ndarray:
-        """A grid of samples with four rows, and a column for each of up to ten captions of the data."""
-        prompts = [captions[0] for captions in self.captions()[:10]]
-        images = self.sample(params, prompts * 4, seed=0)
-        return pictures.grid(pictures.to_uint8(images), columns=len(prompts))
 
     def captions(self) -> list[tuple[str, ...]]:
         """The captions of each class, in the order of the classes, or of 8 held-out images where there are none."""
@@ -212,6 +207,108 @@ class TextToImage:
             if len(by_label) == len(self.data.class_names):
                 break
         return [captions for _, captions in sorted(by_label.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """Options that samples and their evaluation share."""
+
+    steps: int
+    """Steps of the solver."""
+    guidance: float
+    """Scale of classifier-free guidance, 1 for none."""
+    solver: Solver
+    """Solver of the sampling ODE."""
+    seed: int = 0
+    """Seed of the noise; sample i depends on the seed, i and its prompt alone."""
+
+    def sampler(self, task: TextToImage) -> Sampler:
+        """The run's sampler with what was asked for."""
+        return replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawImages(_Drawing):
+    """Draw samples."""
+
+    prompt: str | None = None
+    """Text to draw; the captions of the training data in turn when not given."""
+    num: int = 16
+    """Number of samples."""
+    trajectory: bool = False
+    """Also write trajectory.gif, the way from noise to the samples."""
+
+    def check(self, task: TextToImage) -> None:
+        if self.num < 1:
+            raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
+        self.sampler(task)
+        task.tokenize(self.prompts(task)[:1] if self.prompt is not None else [""])
+
+    def prompts(self, task: TextToImage) -> list[str]:
+        """What each sample is to show."""
+        captions = [captions[0] for captions in task.captions()] if self.prompt is None else [self.prompt]
+        return [captions[i % len(captions)] for i in range(self.num)]
+
+    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
+        prompts, sampler = self.prompts(task), self.sampler(task)
+        start = time.perf_counter()
+        states = task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
+        said = (
+            f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance {sampler.guidance:g},"
+            f" {sampler.evaluations} network evaluations each, seed {self.seed},"
+            f" {time.perf_counter() - start:.1f} s with compilation"
+        )
+        images = states[-1] if self.trajectory else states
+        yield Pictures(images, prompts, said=said, arrays={"seed": self.seed})
+        if self.trajectory:
+            yield Frames(states)
+
+
+@dataclass(frozen=True)
+class DrawPreview:
+    """A grid of samples with four rows, and a column for each of up to ten captions of the data."""
+
+    def check(self, task: TextToImage) -> None:
+        """Nothing is asked that could be wrong."""
+
+    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
+        prompts = [captions[0] for captions in task.captions()[:10]]
+        yield Pictures(task.sample(parts.trained, prompts * 4, seed=0), prompts * 4, columns=len(prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeImages(_Drawing):
+    """Measure samples whose prompts are the classes in turn, and each class' captions in turn."""
+
+    num: int = 500
+    """Number of samples."""
+
+    def check(self, task: TextToImage) -> None:
+        if self.num < 2:
+            raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
+        self.sampler(task)
+
+    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
+        sampler = self.sampler(task)
+        prompts, labels = prompts_in_turn(task.captions(), self.num)
+        samples = np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
+        yield Numbers(
+            image_figures(task.data, samples, labels if task.data.class_names else None)
+            | {
+                "solver": type(sampler.solver).__name__,
+                "steps": sampler.steps,
+                "nfe": sampler.evaluations,
+                "guidance": sampler.guidance,
+                "seed": self.seed,
+            }
+        )
+
+
+def prompts_in_turn(captions: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:
+    """`number` prompts and the index of the class of each: the classes in turn, and in each round the next caption."""
+    classes = np.arange(number) % len(captions)
+    rounds = np.arange(number) // len(captions)
+    return [captions[c][r % len(captions[c])] for c, r in zip(classes, rounds, strict=True)], classes
 
 
 STRATA = (np.arange(8) + 0.5) / 8
@@ -239,18 +336,15 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
     def denoised(x, t):
         return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
 
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
-    noise = _per_sample(jax.random.normal, keys, task.data.image_shape)
-    images = integrate(SOLVERS[solver], task.process, denoised, noise, times, trajectory=trajectory)
-    return jnp.clip(images, -1, 1)
+    noise = _per_sample(jax.random.normal, keyed(seed, index), task.data.image_shape)
+    return integrate(solver, task.process, denoised, noise, times, trajectory=trajectory)
 
 
 @partial(jax.jit, static_argnums=0)
 def _stratum_losses(task: TextToImage, params, images, tokens):
     """The mean loss at each stratum, with the same noise for the same image in all of them."""
     condition = task.encode(params, tokens)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(images)))
-    eps = _per_sample(jax.random.normal, keys, images.shape[1:])
+    eps = _per_sample(jax.random.normal, keyed(0, jnp.arange(len(images))), images.shape[1:])
 
     def at(t):
         return denoising_loss(

@@ -1,99 +1,37 @@
 """The training loop: batches in, updates, and everything that people look at meanwhile.
 
-It knows a task only by the few functions of `Task`, and moves its state as a pytree. It never waits for a step that has
-just been sent off: metrics are read one step late.
+It knows a task only by the functions of `Task`, and moves its state as a pytree, whole or divided. It never waits for a
+step that has just been sent off: metrics are read one step late.
 """
 
 import contextlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jax.experimental import multihost_utils
 from rich.console import Console
 
 from genjax.data.loader import Loader
 from genjax.errors import InputError
-from genjax.interop.trees import write_tree
 from genjax.parallel.host_memory import keep_freed_memory
-from genjax.parallel.mesh import Mesh, replicated, shard_batch, wait_for_all
-from genjax.training.checkpoints import Checkpoint, Checkpoints
-from genjax.training.optimizer import AdamW
-from genjax.training.precision import Precision
+from genjax.parallel.host import whole
+from genjax.parallel.mesh import batch_shares, is_divided, shard_batch, wait_for_all
+from genjax.runs.checkpoints import Checkpoints, fingerprint
+from genjax.runs.directory import open_run
+from genjax.runs.weights import FILES, read_part, write_part
 from genjax.training.progress import progress_bar
-from genjax.training.report import Report, local
-from genjax.training.run_directory import open_run
+from genjax.training.report import Report
 from genjax.training.signals import stop_on_signals
-from genjax.training.update import Loss, TrainState, initial_state, make_update
+from genjax.training.state import TrainState, abstract_state, from_trees, initial_state, to_trees
+from genjax.training.task import Task
+from genjax.training.update import make_update
 from genjax.training.writers import log_to
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Train:
-    """How long, on how much at a time, and what is looked at meanwhile."""
-
-    steps: int = 100_000
-    """Number of batches to train on."""
-    batch_size: int = 256
-    """Samples in a batch, over all devices and micro-batches."""
-    accumulate: int = 1
-    """Micro-batches into which each device splits its share, to save memory."""
-    seed: int = 0
-    """Seed of the parameters, of the order of the data and of all noise."""
-    precision: Precision = "fp32"
-    """What the network computes in; parameters and sums stay in float32."""
-    ema_decay: float = 0.9999
-    """Longest memory of the average of the parameters that samples are drawn with."""
-    max_skipped: int = 10
-    """Steps in a row whose loss or gradient may be nan or inf before the run gives up; each is skipped."""
-    data_threads: int = 4
-    """Threads that read data ahead; 0 is fastest for small data that lies in memory."""
-    log_every: int = 50
-    """Steps between lines in metrics.jsonl and the log."""
-    validate_every: int = 500
-    """Steps between losses on the fixed validation set."""
-    sample_every: int = 500
-    """Steps between pictures of samples."""
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name} is at least 1, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"train.ema_decay lies in [0, 1), not at {self.ema_decay}")
-        if self.seed < 0:
-            raise InputError(f"train.seed is at least 0, not {self.seed}")
-
-
-class Task(Protocol):
-    """What the loop needs of a system."""
-
-    data: Any
-    optimizer: AdamW
-    train: Train
-    checkpoint: Checkpoint
-    mesh: Mesh
-    loss: Loss
-
-    def check(self) -> None:
-        """Raise InputError where the parts of the config do not fit each other."""
-
-    def init(self, key: Key[Array, ""]) -> PyTree[Array]:
-        """Fresh parameters."""
-
-    def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The arrays of one row of a batch, on the host."""
-
-    def validate(self, params: PyTree[Array]) -> dict[str, float]:
-        """Named losses on a fixed set."""
-
-    def preview(self, params: PyTree[Array]) -> np.ndarray:
-        """A picture (H, W, C) uint8 of a few fixed samples."""
 
 
 def fit(task: Task, directory: Path, *, console: Console | None = None) -> TrainState:
@@ -106,11 +44,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     keep_freed_memory()
     task.check()
     train, mesh = task.train, task.mesh.build()
-    if train.batch_size % (mesh.size * train.accumulate):
-        raise InputError(
-            f"train.batch_size is {train.batch_size}, and does not split evenly over {mesh.size} devices times"
-            f" {train.accumulate} micro-batches"
-        )
+    _check_division(task, mesh)
     with contextlib.ExitStack() as until_the_end:
         loader = Loader(
             task.data.source("train"),
@@ -124,71 +58,145 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         until_the_end.callback(loader.close)
         console = console or Console()
         if jax.process_index() == 0:
-            open_run(directory, task)
+            open_run(directory, task, goes_on=same_course)
             log_to(directory, console)
         wait_for_all("the run directory is there")
 
         # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
-        optimizer = task.optimizer.build(train.steps)
-        whole = replicated(mesh)
-
-        def fresh(key):
-            return initial_state(task.init(key), optimizer)
-
-        key = jax.random.fold_in(jax.random.key(train.seed), 2**31 - 1)
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh, key)
-        )
         checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)
         until_the_end.callback(checkpoints.close)
-        restored = checkpoints.restore(template)
-        if restored is None:
-            start, state = 0, jax.jit(fresh, out_shardings=whole)(key)
-        else:
-            start, state, position = restored
+        state, record = restored_state(task, mesh, directory, checkpoints) or (first_state(task, mesh, directory), {})
+        start = int(state.step)
+        if record:
             checkpoints.set_aside_after(start)
-            loader.restore(position)
+            loader.restore(own_position(record["data"]))
             log.info("resuming %s at step %d of %d", directory, start, train.steps)
-        count = sum(leaf.size for leaf in jax.tree.leaves(template.params))
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.parts.trained))
         kind = jax.devices()[0].device_kind
         log.info("%s: %s parameters, %d x %s, batch %d", directory, f"{count:,}", mesh.size, kind, train.batch_size)
 
         # -------------------------------------------------------------- steps
-        update = make_update(
-            task.loss,
-            optimizer,
-            mesh,
-            seed=train.seed,
-            all_reduce_algorithm=task.mesh.all_reduce,
-            micro_batches=train.accumulate,
-            ema_longest=train.ema_decay,
-        )
-        report = Report(task, directory, start)
+        held = fingerprint(state.parts.fixed) if jax.tree.leaves(state.parts.fixed) else None
+        update = make_update(task, mesh, shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
+        report = Report(task, directory, start, untold=record.get("untold"))
         until_the_end.callback(report.close)
         stop = until_the_end.enter_context(stop_on_signals())
         bar = until_the_end.enter_context(progress_bar(console, train.steps, start))
         pending = None
         for step in range(start + 1, train.steps + 1):
-            state, metrics = update(state, shard_batch(next(loader), mesh))
+            state, told = update(state, shard_batch(next(loader), mesh))
             if pending is not None:
                 report.read(pending)  # The device is at work on this step while the last one's metrics are read.
-            pending = metrics
-            last = step == train.steps or bool(stop)
-            if report.is_due(step) or step % task.checkpoint.every == 0 or last:
+            pending = told
+            stopping = stop.agreed(step)
+            saving = step % task.checkpoint.every == 0 or step == train.steps or stopping
+            if report.is_due(step) or saving:
                 report.read(pending)
                 pending = None
-            if report.is_due(step) or last:
-                bar.show(loss=report.tell(step, state, loader.skipped))
-            if step % task.checkpoint.every == 0 or last:
-                checkpoints.save(step, state, loader.state())
+            if report.is_due(step):
+                bar.show(report.tell(step, state, loader.skipped))
+            if saving:
+                data = positions_of_all(loader.state())
+                checkpoints.save(step, to_trees(state), {"data": data, "untold": report.untold, "fixed": held})
             bar.advance(step)
-            if stop:
+            if stopping:
                 break
 
     if int(state.step) < train.steps:
         log.info("stopped by %s after step %d; the same command goes on from there", stop.name, int(state.step))
-    elif jax.process_index() == 0:
-        path = directory / "model.safetensors"
-        write_tree(path, jax.device_get(local(state.ema)), {"step": str(train.steps)})
-        log.info("finished %d steps; the averaged weights are in %s", train.steps, path)
+    else:
+        averaged = whole(state.averaged)
+        if jax.process_index() == 0:
+            path = write_part(directory, "trained", averaged.trained, {"step": str(train.steps)})
+            write_part(directory, "variables", averaged.variables)
+            log.info("finished %d steps; the weights that samples are drawn with are in %s", train.steps, path)
     return state
+
+
+def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path) -> TrainState:
+    """The state before the first step: fresh, but for what comes from elsewhere, which is copied into the directory."""
+    held = {name: source.read() for name, source in task.sources().items()}
+    template = abstract_state(task, mesh, held)
+    key = jax.random.fold_in(jax.random.key(task.train.seed), 2**31 - 1)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    state = jax.jit(lambda key, held: initial_state(task, key, held), out_shardings=shardings)(key, held)
+    if task.train.start:
+        trained = jax.device_put(task.train.start.read_as(template.parts.trained), shardings.parts.trained)
+        ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, trained)
+        state = state._replace(parts=state.parts._replace(trained=trained), ema=ema)
+        log.info("the weights begin as those of %s", task.train.start.path)
+    fixed = whole(state.parts.fixed)
+    if jax.process_index() == 0:
+        write_part(directory, "fixed", fixed)
+    return state
+
+
+def restored_state(
+    task: Task, mesh: jax.sharding.Mesh, directory: Path, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The state of the newest readable checkpoint and its record; None when there is no checkpoint.
+
+    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those it was trained with.
+    """
+    held = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else {}
+    template = abstract_state(task, mesh, held)
+    restored = checkpoints.restore(to_trees(template))
+    if restored is None:
+        return None
+    fixed = jax.device_put(held, jax.tree.map(lambda leaf: leaf.sharding, template.parts.fixed))
+    if held and fingerprint(fixed) != restored.record["fixed"]:
+        raise InputError(f"{directory / FILES.fixed} is not what this run was trained with: its numbers have changed")
+    return from_trees(restored.trees, fixed, averaged=template.ema is not None), restored.record
+
+
+def same_course(there: Task, here: Task) -> str | None:
+    """None where a run of `there` may go on as `here`, which has other steps; otherwise what to do instead.
+
+    It may where the learning rates of all players agree on every step that the shorter of the two takes.
+    """
+    steps = min(there.train.steps, here.train.steps)
+    for (name, old), new in zip(there.players().items(), here.players().values(), strict=True):
+        updates = np.arange(old.moves(steps))
+        rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]
+        if not np.array_equal(*rates):
+            return (
+                "its learning rate would have been another one from the start; give another --workdir, and begin with"
+                " these weights by --train.start.path and this directory"
+            )
+    return None
+
+
+def positions_of_all(own: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data positions of all processes, which differ where bad examples were skipped."""
+    if jax.process_count() == 1:
+        return [own]
+    numbers = multihost_utils.process_allgather(np.array([own["batches"], own["skipped"]]))
+    count = len(numbers)
+    return [
+        own | {"batches": int(b), "skipped": int(s), "process": [i, count]} for i, (b, s) in enumerate(numbers.tolist())
+    ]
+
+
+def own_position(positions: list[dict[str, Any]]) -> dict[str, Any]:
+    """This process' position; on another number of processes any of them, one with skipped examples before others."""
+    if len(positions) == jax.process_count():
+        return positions[jax.process_index()]
+    return max(positions, key=lambda position: position["skipped"])
+
+
+def _check_division(task: Task, mesh: jax.sharding.Mesh) -> None:
+    train, shares = task.train, batch_shares(mesh)
+    if train.batch_size % (shares * train.accumulate):
+        raise InputError(
+            f"train.batch_size is {train.batch_size}, and does not split evenly over {shares} devices times"
+            f" {train.accumulate} micro-batches"
+        )
+    if task.couples_rows and train.accumulate > 1:
+        raise InputError(
+            f"train.accumulate is {train.accumulate}, and the loss of this system couples the rows of a batch, which"
+            " micro-batches would part: only 1 is accepted"
+        )
+    if task.mesh.all_reduce == "ring" and (task.couples_rows or is_divided(mesh)):
+        raise InputError(
+            "mesh.all_reduce is ring, which sums whole gradients: a divided state and a loss that couples rows take psum"
+        )

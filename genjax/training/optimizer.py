@@ -1,7 +1,10 @@
-"""Optimisers as configs: AdamW with warm-up, decay and clipping by global norm."""
+"""Optimisers as configs: optax's, with warm-up, decay and clipping by global norm.
+
+    update = clip -> rule (Adam, momentum, sign, orthogonalised momentum, ...) -> decay of matrices -> - learning rate
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import jax
 import optax
@@ -9,9 +12,19 @@ import optax
 from genjax.errors import InputError
 
 
-@dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+class Optimizer(Protocol):
+    """What a player moves by."""
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate by update, for a run of `steps` updates."""
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """The gradient transformation of a run of `steps` updates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled:
+    """What every optimiser here has: a peak learning rate, its course, and clipping."""
 
     learning_rate: float = 1e-4
     """Peak learning rate."""
@@ -21,14 +34,6 @@ class AdamW:
     """Course of the learning rate after the warm-up."""
     final_fraction: float = 0.0
     """Learning rate at the last step, as a fraction of the peak."""
-    b1: float = 0.9
-    """Decay of the first moment."""
-    b2: float = 0.999
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay, times the learning rate; not applied to vectors (biases, norm scales)."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; None for no clipping."""
 
@@ -57,12 +62,124 @@ class AdamW:
     def build(self, steps: int) -> optax.GradientTransformation:
         """The gradient transformation of a run of `steps` updates."""
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        adamw = optax.adamw(
-            self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_matrices
+        return optax.chain(*clip, self.rule(self.schedule(steps)))
+
+    def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        """optax's transformation, learning rate and sign included."""
+        raise TypeError(f"{type(self).__name__} gives no rule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Scheduled):
+    """Adam (Kingma and Ba 2015)."""
+
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+
+    def rule(self, learning_rate):
+        return optax.adam(learning_rate, self.b1, self.b2, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay, times the learning rate; not applied to vectors (biases, norm scales)."""
+
+    def rule(self, learning_rate):
+        return optax.adamw(learning_rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_matrices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Scheduled):
+    """Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013)."""
+
+    momentum: float = 0.0
+    """Decay of the running gradient; 0 for none."""
+    nesterov: bool = False
+    """Nesterov's form of it."""
+
+    def rule(self, learning_rate):
+        return optax.sgd(learning_rate, self.momentum or None, self.nesterov)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(Scheduled):
+    """The sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675); wants a third of AdamW's rate."""
+
+    b1: float = 0.9
+    """Weight of the momentum in what is signed."""
+    b2: float = 0.99
+    """Decay of the momentum."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, times the learning rate; not applied to vectors."""
+
+    def rule(self, learning_rate):
+        return optax.lion(learning_rate, self.b1, self.b2, weight_decay=self.weight_decay, mask=_matrices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Scheduled):
+    """Orthogonalised momentum for matrices (Jordan et al. 2024), AdamW with Nesterov's momentum for everything else.
+
+    Stacks of matrices, as scanned layers have them, are orthogonalised one by one; embeddings go to AdamW.
+    """
+
+    momentum: float = 0.95
+    """Decay of the running gradient of matrices."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices, times the learning rate."""
+    adam_b1: float = 0.9
+    """Decay of AdamW's first moment."""
+    adam_b2: float = 0.999
+    """Decay of AdamW's second moment."""
+
+    def rule(self, learning_rate):
+        return optax.contrib.muon(
+            learning_rate,
+            beta=self.momentum,
+            weight_decay=self.weight_decay,
+            adam_b1=self.adam_b1,
+            adam_b2=self.adam_b2,
+            muon_weight_dimension_numbers=_orthogonalised,
         )
-        return optax.chain(*clip, adamw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(Scheduled):
+    """Second moments kept as rows and columns (Shazeer and Stern 2018): memory below one copy of the parameters."""
+
+    weight_decay: float = 0.0
+    """Weight decay of an update, not times the learning rate (as optax has it); not applied to vectors."""
+
+    def rule(self, learning_rate):
+        return optax.adafactor(
+            learning_rate,
+            multiply_by_parameter_scale=False,
+            clipping_threshold=None,
+            weight_decay_rate=self.weight_decay or None,
+            weight_decay_mask=_matrices,
+        )
 
 
 def _matrices(params):
     """True for the leaves that decay: by name, as the scan over layers gives every leaf one more axis."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+
+def _orthogonalised(params):
+    """Which axes of a leaf make its matrix: the last two of a kernel; None where AdamW moves it."""
+
+    def matrix(path, leaf):
+        if path[-1].key != "kernel" or leaf.ndim < 2:
+            return None
+        # The kernel of a convolution (height, width, in, out) is one matrix of all its inputs.
+        inputs = tuple(range(leaf.ndim - 4, leaf.ndim - 1)) if leaf.ndim >= 4 else leaf.ndim - 2
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(matrix, params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Policy:
 POLICIES: dict[Precision, Policy] = {
     "fp32": Policy(jnp.float32, jnp.float32, jnp.float32),
     "bf16": Policy(jnp.float32, jnp.bfloat16, jnp.float32),
+    "fp16": Policy(jnp.float32, jnp.float16, jnp.float32),  # with loss_scale.py
 }
 
 

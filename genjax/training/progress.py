@@ -3,7 +3,7 @@
 import contextlib
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 from rich.console import Console
@@ -22,9 +22,11 @@ class Bar:
         speed = self._progress.tasks[0].speed
         self._progress.update(self._task, completed=step, rate=f"{speed:.1f} steps/s" if speed else "")
 
-    def show(self, *, loss: float) -> None:
-        """What stands beside the bar."""
-        self._progress.update(self._task, loss=f"loss {loss:.4f}", memory=f"{_memory_in_use() / 2**30:.1f} GiB")
+    def show(self, told: Mapping[str, float]) -> None:
+        """What stands beside the bar: the loss, or that of each player, and memory."""
+        losses = {name: value for name, value in told.items() if name == "loss" or name.startswith("loss/")}
+        words = "  ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in losses.items())
+        self._progress.update(self._task, loss=words, memory=f"{_memory_in_use() / 2**30:.1f} GiB")
 
 
 @contextlib.contextmanager

@@ -1,126 +1,168 @@
 """One training step: a pure function of state and batch, jitted once, with a donated state.
 
-    grads  = sum over devices and micro-batches of grad(sum of losses)  /  sum of weights
-    params = optimiser(clip(grads)),        ema = decay ema + (1 - decay) params
+    g_i       = sum over devices and micro-batches of d (share of loss_i) / d trained_i       for each player i that moves
+    trained_i = optimiser_i(clip(g_i)),        ema_i = decay ema_i + (1 - decay) trained_i
+    variables = advance(parts, sum of statistics)
 
-Devices sum explicitly (`shard_map` and an all-reduce), micro-batches in a scan; both add sums, never means of means.
-The random numbers of a sample are keyed by its place in the global batch, so they depend neither on the number of
-devices nor on that of micro-batches. A step whose loss or gradient is not finite changes nothing but the counters.
+Where every device holds the whole state, devices sum explicitly (`shard_map` and an all-reduce). Where the state is
+divided, and where a loss couples the rows of a batch, the same step runs on global arrays and XLA divides it: gradients
+are reduce-scattered onto the shards of their parameters. The random numbers of a row are keyed by its place in the global
+batch, so they depend neither on the number of devices nor on that of micro-batches. A step whose loss or gradient is
+not finite changes nothing but the counters.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from genjax.parallel.collectives import all_reduce
-from genjax.parallel.mesh import DATA_AXIS, replicated
+from genjax.parallel.mesh import BATCH_AXES, is_divided, replicated
 from genjax.training.ema import ema_decay, update_ema
+from genjax.training.loss_scale import next_scale
+from genjax.training.players import LONE, gradients, own_part, replaced, turns
+from genjax.training.state import TrainState
+from genjax.training.task import Batch, Sums, Task
 
-Batch = dict[str, Array]
 
+class Told(NamedTuple):
+    """What a step tells of itself."""
 
-class TrainState(NamedTuple):
-    """Everything a checkpoint must hold, but the position in the data."""
-
-    step: Int[Array, ""]
-    """Batches seen."""
-    updates: Int[Array, ""]
-    """Batches that changed the parameters."""
+    means: dict[str, tuple[Array, Array]]
+    """(sum, weight) by name; a weight of 0 where there is nothing to tell, as of a step that was skipped."""
     skipped_in_a_row: Int[Array, ""]
-    """Batches since the last finite one."""
-    params: PyTree[Array]
-    ema: PyTree[Array]
-    optimizer: PyTree[Array]
-
-
-class Sums(NamedTuple):
-    """What a loss returns: sums over the samples it was given, all of which are divided by `weight` in the end."""
-
-    loss: Float[Array, ""]
-    weight: Float[Array, ""]
-    metrics: dict[str, Float[Array, ""]]
-
-
-class Loss(Protocol):
-    """The function that a researcher writes; pure. `keys` are one typed key per sample."""
-
-    def __call__(self, params: PyTree[Array], batch: Batch, keys: Key[Array, " B"]) -> Sums: ...
-
-
-def initial_state(params: PyTree[Array], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    counters = (jnp.zeros((), jnp.int32) for _ in range(3))
-    # Weak types would change after the first update, and compile it twice.
-    params = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), params)
-    # The average is a copy: a donated state must not hold one buffer twice.
-    return TrainState(*counters, params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
 def make_update(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    *,
-    seed: int,
-    all_reduce_algorithm: str = "psum",
-    micro_batches: int = 1,
-    ema_longest: float = 0.999,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The jitted `update(state, batch) -> (state, metrics)`; `state` is donated, `batch` split over the mesh."""
+    task: Task, mesh: jax.sharding.Mesh, *, shardings: TrainState | None = None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Told]]:
+    """The jitted `update(state, batch) -> (state, told)`; `state` is donated, `batch` split over the mesh.
 
-    def sums_and_gradients(params, batch, keys) -> tuple[Sums, PyTree[Array]]:
-        def scalar(params):
-            sums = loss(params, batch, keys)
-            return sums.loss, sums
+    `shardings` says how the state lies on the mesh; whole on every device when None.
+    """
+    players, train = task.players(), task.train
+    by_xla = task.couples_rows or is_divided(mesh)
+    optimizers = {name: player.optimizer.build(player.moves(train.steps)) for name, player in players.items()}
+    order = turns(players)
+    kinds = sorted(set(order), key=order.index)
 
-        gradients, sums = jax.grad(scalar, has_aux=True)(params)
-        return sums, gradients
+    def totals_of_rows(movers, parts, key, scale, batch, index, reduce):
+        """All sums over some rows of the global batch, whose places in it are `index`."""
+        totals = reduce(task.totals(batch))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
-    def on_one_device(params, step, batch):
+        def of(batch, keys):
+            def losses(trained):
+                sums = task.loss(parts._replace(trained=trained), batch, keys, totals)
+                return sums.losses, sums
+
+            return gradients(losses, parts.trained, movers, scale)
+
+        if train.accumulate == 1:
+            return reduce(of(batch, keys))
+        # Neighbours go to different micro-batches, so that a batch that is split over devices stays where it is.
+        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, train.accumulate, *x.shape[1:]), 1, 0), (batch, keys))
+        first = jax.eval_shape(of, *jax.tree.map(lambda x: x[0], split))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        added, _ = jax.lax.scan(lambda sum, rows: (jax.tree.map(jnp.add, sum, of(*rows)), None), zeros, split)
+        return reduce(added)
+
+    def on_one_device(movers, parts, key, scale, batch):
         rows = jax.tree.leaves(batch)[0].shape[0]
-        index = jax.lax.axis_index(DATA_AXIS) * rows + jnp.arange(rows)
-        step_key = jax.random.fold_in(jax.random.key(seed), step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, index)
-        if micro_batches == 1:
-            totals = sums_and_gradients(params, batch, keys)
+        index = jax.lax.axis_index(BATCH_AXES) * rows + jnp.arange(rows)
+        reduce = partial(all_reduce, axis=BATCH_AXES, algorithm=task.mesh.all_reduce)
+        return totals_of_rows(movers, parts, key, scale, batch, index, reduce)
+
+    def on_all_devices(movers, parts, key, scale, batch):
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        return totals_of_rows(movers, parts, key, scale, batch, jnp.arange(rows), lambda tree: tree)
+
+    def step(movers, state: TrainState, batch: Batch) -> tuple[TrainState, Told]:
+        scale = jnp.float32(1) if state.scale is None else state.scale.value
+        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+        if by_xla:
+            found, sums = on_all_devices(movers, state.parts, key, scale, batch)
         else:
-            parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), (batch, keys))
-            zeros = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(sums_and_gradients, params, *jax.tree.map(lambda x: x[0], parts)),
-            )
-            totals, _ = jax.lax.scan(
-                lambda total, part: (jax.tree.map(jnp.add, total, sums_and_gradients(params, *part)), None),
-                zeros,
-                parts,
-            )
-        return all_reduce(totals, DATA_AXIS, all_reduce_algorithm)
+            everywhere, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
+            found, sums = jax.shard_map(
+                partial(on_one_device, movers),
+                mesh=mesh,
+                in_specs=(everywhere, everywhere, everywhere, split),
+                out_specs=everywhere,
+                check_vma=False,
+            )(state.parts, key, scale, batch)
+        found = jax.tree.map(lambda gradient: gradient / scale, found)
+        if shardings is not None:
+            found = {
+                name: jax.lax.with_sharding_constraint(found[name], own_part(shardings.parts.trained, name))
+                for name in movers
+            }
+        return _moved(movers, state, found, sums)
 
-    everywhere, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    over_devices = jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=everywhere, check_vma=False
-    )
+    def _moved(movers, state: TrainState, found: dict[str, PyTree[Array]], sums: Sums):
+        norms = {name: optax.tree.norm(found[name]) for name in movers}
+        loss_is_finite = jnp.all(jnp.stack([jnp.isfinite(sums.losses[name]) for name in movers]))
+        norm_is_finite = jnp.all(jnp.stack([jnp.isfinite(norms[name]) for name in movers]))
+        finite = loss_is_finite & norm_is_finite
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        sums, gradients = over_devices(state.params, state.step, batch)
-        gradients, mean_loss, means = jax.tree.map(lambda s: s / sums.weight, (gradients, sums.loss, sums.metrics))
-        norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
+        trained, ema = state.parts.trained, state.ema
+        moments, updates = dict(state.optimizer), dict(state.updates)
+        for name in movers:
+            own = own_part(trained, name)
+            steps, moments[name] = optimizers[name].update(found[name], state.optimizer[name], own)
+            own = optax.apply_updates(own, steps)
+            trained = replaced(trained, name, own)
+            if ema is not None:
+                decay = ema_decay(state.updates[name], train.ema_decay)
+                ema = replaced(ema, name, update_ema(own_part(ema, name), own, decay))
+            updates[name] = state.updates[name] + 1
+        variables = task.advance(state.parts._replace(trained=trained), sums.statistics)
+        parts = state.parts._replace(trained=trained, variables=variables)
 
-        steps, moments = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, steps)
-        ema = update_ema(state.ema, params, ema_decay(state.updates, ema_longest))
-        kept = (state.params, state.ema, state.optimizer)
-        changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema, moments), kept)
-        counters = (state.step + 1, state.updates + finite, (state.skipped_in_a_row + 1) * ~finite)
-        state = TrainState(*(c.astype(jnp.int32) for c in counters), *changed)
-        metrics = means | {"loss": mean_loss, "gradient_norm": norm, "skipped_in_a_row": state.skipped_in_a_row}
-        return state, metrics
+        overflow = jnp.zeros((), bool)
+        scale = state.scale
+        if scale is not None:  # At a scale of 1 there is nothing left to lower: then it counts as any bad step does.
+            overflow = loss_is_finite & ~norm_is_finite & (scale.value > 1)
+            scale = next_scale(scale, ~finite)
+        new = TrainState(
+            step=state.step + 1,
+            updates=updates,
+            skipped_in_a_row=jnp.where(overflow, state.skipped_in_a_row, (state.skipped_in_a_row + 1) * ~finite),
+            scale=scale,
+            parts=parts,
+            ema=ema,
+            optimizer=moments,
+        )
+        kept = ("updates", "parts", "ema", "optimizer")
+        for name in kept:
+            chosen = jax.tree.map(lambda a, b: jnp.where(finite, a, b), getattr(new, name), getattr(state, name))
+            new = new._replace(**{name: chosen})
+        new = new._replace(parts=new.parts._replace(fixed=state.parts.fixed))
+
+        means = dict(sums.metrics)
+        for name in players:
+            moved = name in movers
+            means[_label("loss", name)] = (sums.losses[name], 1.0) if moved else (0.0, 0.0)
+            means[_label("gradient_norm", name)] = (norms[name], 1.0) if moved else (0.0, 0.0)
+        if scale is not None:
+            means["loss_scale"] = (state.scale.value, 1.0)
+        means = {n: tuple(jnp.where(finite, jnp.float32(x), 0.0) for x in pair) for n, pair in means.items()}
+        return new, Told(means, new.skipped_in_a_row)
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Told]:
+        if len(kinds) == 1:
+            return step(kinds[0], state, batch)
+        turn = jnp.asarray([kinds.index(movers) for movers in order])[state.step % len(order)]
+        return jax.lax.switch(turn, [partial(step, movers) for movers in kinds], state, batch)
 
     whole = replicated(mesh)
-    return jax.jit(update, donate_argnums=0, out_shardings=(whole, whole))
+    return jax.jit(update, donate_argnums=0, out_shardings=(whole if shardings is None else shardings, whole))
+
+
+def _label(what: str, player: str) -> str:
+    return what if player == LONE else f"{what}/{player}"

@@ -1,5 +1,6 @@
 """Metric writers: metrics.jsonl, TensorBoard events and log.txt of a run directory."""
 
+import html
 import json
 import logging
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.logging import RichHandler
 from tensorboardX import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -31,9 +34,18 @@ class MetricWriter:
         for name, value in metrics.items():
             self._events.add_scalar(name, float(value), step)
 
-    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
         """An image (H, W, C) uint8 for TensorBoard."""
         self._events.add_image(name, image, step, dataformats="HWC")
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text for TensorBoard and the log."""
+        self._events.add_text(name, f"<pre>{html.escape(text)}</pre>", step)
+        log.info("%s at step %d: %s", name, step, text)
+
+    def number(self, step: int, name: str, value: float) -> None:
+        """A number for TensorBoard."""
+        self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         self._lines.close()

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from genjax.errors import InputError
-from genjax.training.optimizer import AdamW
+from genjax.training.optimizer import SGD, Adafactor, Adam, AdamW, Lion, Muon
 
 
 def test_the_warm_up_is_linear_from_one_step_up_to_the_peak():
@@ -50,3 +50,66 @@ def test_clipping_makes_the_step_that_of_the_scaled_gradient():
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         AdamW(**wrong)
+
+
+PARAMS = {"dense": {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones(3)}, "embed": {"embedding": jnp.ones((3, 3))}}
+GRADIENT = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), PARAMS)
+
+
+def first_step(config):
+    optimizer = config.build(10)
+    return optimizer.update(GRADIENT, optimizer.init(PARAMS), PARAMS)[0]
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+
+
+PLAIN = {"learning_rate": 0.1, "warmup_steps": 0, "clip_norm": None}
+
+
+def test_the_first_step_of_adam_and_of_lion_is_the_sign_of_the_gradient():
+    signs = jax.tree.map(lambda g: -0.1 * jnp.sign(g), GRADIENT)
+    for config in (Adam(**PLAIN, eps=1e-12), AdamW(**PLAIN, eps=1e-12), Lion(**PLAIN)):
+        assert_close(first_step(config), signs)
+
+
+def test_plain_descent_steps_along_the_gradient_and_momentum_adds_what_was():
+    assert_close(first_step(SGD(**PLAIN)), jax.tree.map(lambda g: -0.1 * g, GRADIENT))
+    optimizer = SGD(**PLAIN, momentum=0.5).build(10)
+    _, state = optimizer.update(GRADIENT, optimizer.init(PARAMS), PARAMS)
+    assert_close(optimizer.update(GRADIENT, state, PARAMS)[0], jax.tree.map(lambda g: -0.15 * g, GRADIENT))
+
+
+def test_muon_makes_every_matrix_of_a_stack_nearly_orthogonal_and_leaves_the_rest_to_adam():
+    step = first_step(Muon(**PLAIN))
+    for matrix in step["dense"]["kernel"]:
+        singular = np.linalg.svd(matrix / -0.1, compute_uv=False)
+        assert 0.5 < singular.min() <= singular.max() < 1.5  # Newton-Schulz of five steps ends in about this band
+    nadam = optax.nadam(0.1)
+    rest = nadam.update(GRADIENT, nadam.init(PARAMS), PARAMS)[0]
+    assert_close([step["dense"]["bias"], step["embed"]], [rest["dense"]["bias"], rest["embed"]])
+
+
+def test_adafactor_keeps_rows_and_columns_instead_of_a_moment_of_every_weight():
+    params = {"kernel": jnp.ones((256, 128))}
+    state = Adafactor(**PLAIN).build(10).init(params)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert kept < 2 * (256 + 128)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adafactor, Adam, AdamW, Lion, Muon])
+def test_every_optimiser_descends_a_bowl(kind):
+    """|x|^2 from ones, 100 steps; and its learning rate is that of the schedule."""
+    config = kind(learning_rate=0.02, warmup_steps=5, decay="cosine")
+    optimizer, params = config.build(100), PARAMS
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.tree.map(lambda x: 2 * x, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(100):
+        params, state = step(params, state)
+    assert optax.tree.norm(params) < 0.7 * optax.tree.norm(PARAMS)

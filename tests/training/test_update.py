@@ -1,5 +1,9 @@
-"""Laws of the training step, on a small regression whose gradients are known."""
+"""Laws of the training step, on a small regression and a small game whose gradients are known."""
 
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,121 +11,252 @@ import optax
 import pytest
 
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
-from genjax.training.update import Sums, initial_state, make_update
+from genjax.training.loss_scale import FIRST, PATIENCE
+from genjax.training.optimizer import SGD, AdamW
+from genjax.training.state import initial_state
+from genjax.training.task import Sums
+from genjax.training.update import make_update
+from tests.training.games import ROWS, Game, Regression, batch
 
-ROWS = 8
-
-
-def loss(params, batch, keys):
-    """Squared error of a linear model on noised inputs, weighted by row."""
-    noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-    error = ((batch["x"] + 0.1 * noise) @ params["w"] + params["b"] - batch["y"]) ** 2
-    return Sums((batch["weight"] * error).sum(), batch["weight"].sum(), {"error": (batch["weight"] * error).sum()})
+REGRESSION = Regression()
 
 
-@pytest.fixture
-def batch():
-    rng = np.random.default_rng(0)
-    return {
-        "x": rng.normal(size=(ROWS, 3)).astype(np.float32),
-        "y": rng.normal(size=ROWS).astype(np.float32),
-        "weight": rng.uniform(0.5, 2, ROWS).astype(np.float32),
-    }
+def with_train(task, **changes):
+    return replace(task, train=replace(task.train, **changes))
 
 
-def trained(batch, steps=10, *, devices=1, optimizer=None, **options):
-    optimizer = optimizer or optax.adamw(1e-2)
-    mesh = Mesh(data=devices).build()
-    update = make_update(loss, optimizer, mesh, seed=0, **options)
-    params = {"w": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array(0.1)}
-    state = jax.device_put(initial_state(params, optimizer), replicated(mesh))
+def fresh(task, mesh):
+    return jax.device_put(initial_state(task, jax.random.key(0)), replicated(mesh))
+
+
+def trained(task, steps=10, *, rows=None):
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
     for _ in range(steps):
-        state, metrics = update(state, shard_batch(batch, mesh))
-    return jax.device_get(state), jax.device_get(metrics), update
+        state, told = update(state, shard_batch(rows or batch(), mesh))
+    means = {name: float(total / weight) for name, (total, weight) in jax.device_get(told.means).items() if weight}
+    return jax.device_get(state), means, update
 
 
 def assert_close(a, b, tolerance=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+    chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.fixture(scope="module")
+def alone():
+    return {type(task): trained(replace(task, mesh=Mesh(data=1)))[:2] for task in (REGRESSION, Game())}
+
+
+@pytest.mark.parametrize("task", [REGRESSION, Game()], ids=["regression", "game"])
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("algorithm", ["psum", "ring"])
-def test_the_number_of_devices_changes_nothing(batch, devices, algorithm):
-    assert_close(trained(batch)[:2], trained(batch, devices=devices, all_reduce_algorithm=algorithm)[:2])
+def test_the_number_of_devices_changes_nothing(alone, task, devices, algorithm):
+    """Parameters, averages, moments, variables and metrics."""
+    assert_close(alone[type(task)], trained(replace(task, mesh=Mesh(data=devices, all_reduce=algorithm)))[:2])
 
 
+@pytest.mark.parametrize("task", [REGRESSION, Game()], ids=["regression", "game"])
 @pytest.mark.parametrize(("devices", "micro_batches"), [(1, 2), (1, 8), (2, 4), (4, 2)])
-def test_the_number_of_micro_batches_changes_nothing(batch, devices, micro_batches):
-    assert_close(trained(batch)[:2], trained(batch, devices=devices, micro_batches=micro_batches)[:2])
+def test_the_number_of_micro_batches_changes_nothing(alone, task, devices, micro_batches):
+    split = with_train(replace(task, mesh=Mesh(data=devices)), accumulate=micro_batches)
+    assert_close(alone[type(task)], trained(split)[:2])
 
 
-def test_a_step_is_the_gradient_of_the_weighted_mean(batch):
+def test_a_step_is_the_gradient_of_the_weighted_mean():
     """One plain gradient step equals the one by hand, from sums over all rows."""
-    state, metrics, _ = trained(batch, steps=1, optimizer=optax.sgd(0.1))
-    step_key = jax.random.fold_in(jax.random.key(0), 0)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(ROWS))
-    params = {"w": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array(0.1)}
+    task = replace(REGRESSION, optimizer=SGD(learning_rate=0.1, warmup_steps=0, clip_norm=None))
+    state, means, _ = trained(task, steps=1)
+    parts, totals = task.init(None), task.totals(batch())
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(jax.random.key(0), 0), jnp.arange(ROWS))
 
-    def weighted_mean(params):
-        sums = loss(params, batch, keys)
-        return sums.loss / sums.weight
+    def weighted_mean(trained):
+        return task.loss(parts._replace(trained=trained), batch(), keys, totals).losses["loss"]
 
-    value, gradient = jax.value_and_grad(weighted_mean)(params)
-    assert_close(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient))
-    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
-    np.testing.assert_allclose(metrics["error"], value, rtol=1e-6)
-    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-6)
+    value, gradient = jax.value_and_grad(weighted_mean)(parts.trained)
+    assert_close(state.parts.trained, jax.tree.map(lambda p, g: p - 0.1 * g, parts.trained, gradient))
+    np.testing.assert_allclose(means["loss"], value, rtol=1e-6)
+    np.testing.assert_allclose(means["error"], value, rtol=1e-6)
+    np.testing.assert_allclose(means["gradient_norm"], optax.tree.norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(state.parts.variables["mean"], 0.1 * batch()["x"].mean(0), rtol=1e-6)
+
+
+def test_what_holds_still_holds_still(alone):
+    for state, _ in alone.values():
+        assert state.parts.fixed in ({"offset": np.float32(0.2)}, {})
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_changes_only_the_counters(batch, poison):
-    optimizer = optax.adamw(1e-2)
+def test_a_step_that_is_not_finite_changes_only_the_counters(poison):
     mesh = Mesh(data=2).build()
-    update = make_update(loss, optimizer, mesh, seed=0)
-    state = jax.device_put(initial_state({"w": jnp.ones(3), "b": jnp.array(0.0)}, optimizer), replicated(mesh))
-    state, _ = update(state, shard_batch(batch, mesh))
+    update, state = make_update(REGRESSION, mesh), fresh(REGRESSION, mesh)
+    state, _ = update(state, shard_batch(batch(), mesh))
     before = jax.device_get(state)
-    bad = batch | {"y": np.where(np.arange(ROWS) == 5, poison, batch["y"]).astype(np.float32)}
+    bad = batch() | {"y": np.where(np.arange(ROWS) == 5, poison, batch()["y"]).astype(np.float32)}
     for count in (1, 2):
-        state, metrics = update(state, shard_batch(bad, mesh))
-        assert metrics["skipped_in_a_row"] == count
+        state, told = update(state, shard_batch(bad, mesh))
+        assert told.skipped_in_a_row == count
+        assert all(float(weight) == float(total) == 0 for total, weight in told.means.values())
     after = jax.device_get(state)
-    jax.tree.map(np.testing.assert_array_equal, (before.params, before.ema, before.optimizer),
-                 (after.params, after.ema, after.optimizer))  # fmt: skip
-    assert (after.step, after.updates, after.skipped_in_a_row) == (3, 1, 2)
-    state, metrics = update(state, shard_batch(batch, mesh))
-    assert metrics["skipped_in_a_row"] == 0
-    assert int(state.updates) == 2
-    assert not np.array_equal(state.params["w"], before.params["w"])
+    chex.assert_trees_all_equal(before._replace(step=after.step, skipped_in_a_row=after.skipped_in_a_row), after)
+    assert (after.step, after.updates["loss"], after.skipped_in_a_row) == (3, 1, 2)
+    state, told = update(state, shard_batch(batch(), mesh))
+    assert told.skipped_in_a_row == 0
+    assert int(state.updates["loss"]) == 2
+    assert not np.array_equal(state.parts.trained["w"], before.parts.trained["w"])
 
 
-def test_the_step_compiles_once(batch):
-    *_, update = trained(batch, steps=4, devices=2)
+def test_the_step_compiles_once():
+    *_, update = trained(replace(REGRESSION, mesh=Mesh(data=2)), steps=4)
     assert update._cache_size() == 1
 
 
-def test_the_state_is_donated(batch):
-    optimizer = optax.sgd(0.1)
+def test_the_state_is_donated():
     mesh = Mesh(data=1).build()
-    update = make_update(loss, optimizer, mesh, seed=0)
-    state = jax.device_put(initial_state({"w": jnp.ones(3), "b": jnp.array(0.0)}, optimizer), replicated(mesh))
-    update(state, shard_batch(batch, mesh))
-    assert state.params["w"].is_deleted()
+    update, state = make_update(REGRESSION, mesh), fresh(REGRESSION, mesh)
+    update(state, shard_batch(batch(), mesh))
+    assert state.parts.trained["w"].is_deleted()
 
 
-def test_steps_and_samples_have_random_numbers_of_their_own(batch):
+def test_without_an_average_there_is_none_and_samples_are_drawn_with_the_parameters():
+    state, _, _ = trained(with_train(REGRESSION, ema_decay=None), steps=2)
+    assert state.ema is None
+    assert state.averaged.trained is state.parts.trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spy(Regression):
+    """Tells the noise of its first and last row."""
+
+    def loss(self, parts, batch, keys, totals):
+        noise = jax.vmap(jax.random.uniform)(keys)
+        one = jnp.ones(())
+        return Sums({"loss": 0.0 * parts.trained["w"].sum()}, {"first": (noise[0], one), "last": (noise[-1], one)},
+                    {"x": batch["x"].sum(0), "rows": one})  # fmt: skip
+
+
+def test_steps_and_samples_have_random_numbers_of_their_own():
     """The same batch gives another loss at another step, and equal rows another noise each."""
     seen = []
-
-    def spy(params, batch, keys):
-        noise = jax.vmap(lambda key: jax.random.uniform(key))(keys)
-        return Sums(0.0 * params["w"].sum(), jnp.asarray(1.0), {"first": noise[0], "last": noise[-1]})
-
-    optimizer = optax.sgd(0.1)
-    mesh = Mesh(data=1).build()
-    update = make_update(spy, optimizer, mesh, seed=0)
-    state = jax.device_put(initial_state({"w": jnp.ones(3), "b": jnp.array(0.0)}, optimizer), replicated(mesh))
-    for _ in range(3):
-        state, metrics = update(state, shard_batch(batch, mesh))
-        seen += [float(metrics["first"]), float(metrics["last"])]
+    for steps in (1, 2, 3):
+        _, means, _ = trained(replace(Spy(), mesh=Mesh(data=1)), steps=steps)
+        seen += [means["first"], means["last"]]
     assert len(set(seen)) == 6
+
+
+# -------------------------------------------------------------------- several players
+
+
+def test_a_player_that_moves_every_third_step_holds_still_on_the_others():
+    task = Game(every=3)
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
+    moved = {"critic": [], "generator": []}
+    for _ in range(7):
+        before = jax.device_get(state)
+        state, told = update(state, shard_batch(batch(), mesh))
+        after = jax.device_get(state)
+        for name in moved:
+            held = [part[name] for part in (before.parts.trained, before.ema, before.optimizer, before.updates)]
+            now = [part[name] for part in (after.parts.trained, after.ema, after.optimizer, after.updates)]
+            same = all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (held, now)), strict=True))
+            assert bool(told.means[f"loss/{name}"][1]) == (not same)
+            moved[name].append(not same)
+    assert moved == {"critic": [True] * 7, "generator": [True, False, False, True, False, False, True]}
+    assert update._cache_size() == 1
+
+
+def test_a_player_that_idles_costs_nothing():
+    """Where the generator idles, what only its loss needs is not in the program: fewer flops, by the compiler's count."""
+    mesh = Mesh(data=1).build()
+
+    def flops(task, movers):
+        from genjax.training.players import gradients
+
+        parts, keys = task.init(None), jax.random.split(jax.random.key(0), ROWS)
+
+        def losses(trained):
+            sums = task.loss(parts._replace(trained=trained), batch(), keys, {"rows": 8.0})
+            return sums.losses, ()
+
+        compiled = jax.jit(lambda trained: gradients(losses, trained, movers)[0]).lower(parts.trained).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert mesh.size == 1
+    both, critic, generator = (flops(Game(), m) for m in (("critic", "generator"), ("critic",), ("generator",)))
+    assert critic < both
+    assert generator < both < critic + generator  # and one forward pass serves both
+
+
+# -------------------------------------------------------------------- losses that couple rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coupled(Regression):
+    """The variance of the guesses over the whole batch: no sum over rows."""
+
+    couples_rows: ClassVar[bool] = True
+
+    def loss(self, parts, batch, keys, totals):
+        guess = batch["x"] @ parts.trained["w"]
+        return Sums({"loss": jnp.var(guess)}, {}, {"x": batch["x"].sum(0), "rows": jnp.float32(len(guess))})
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_a_loss_that_couples_rows_sees_the_global_batch(devices):
+    one = trained(replace(Coupled(), mesh=Mesh(data=1)))
+    assert_close(one[:2], trained(replace(Coupled(), mesh=Mesh(data=devices)))[:2])
+    _, means, _ = trained(replace(Coupled(), mesh=Mesh(data=devices)), steps=1)
+    assert means["loss"] == pytest.approx(np.var(batch()["x"] @ np.array([0.5, -1.0, 2.0])), rel=1e-5)
+
+
+# -------------------------------------------------------------------- float16
+
+
+def fp16(task=REGRESSION):
+    return with_train(task, precision="fp16")
+
+
+def test_scaling_the_loss_changes_no_gradient():
+    plain, scaled = trained(REGRESSION), trained(fp16())
+    assert_close(plain[0].parts, scaled[0].parts)
+    assert scaled[1]["loss_scale"] == FIRST
+    assert int(scaled[0].scale.clean) == 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overflowing(Regression):
+    """Its gradient is a float16 number that is too large when the loss is scaled; the loss itself is finite."""
+
+    slope: float = 8.0
+
+    def loss(self, parts, batch, keys, totals):
+        w = (parts.trained["w"].astype(jnp.float16) * jnp.float16(self.slope)).astype(jnp.float32)
+        return Sums({"loss": w.sum()}, {}, {"x": batch["x"].sum(0), "rows": jnp.float32(ROWS)})
+
+
+def test_an_overflow_halves_the_scale_changes_nothing_and_is_not_counted_as_skipped():
+    task = fp16(replace(Overflowing(), mesh=Mesh(data=4)))
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
+    scales, updates = [], []
+    for _ in range(6):
+        state, told = update(state, shard_batch(batch(), mesh))
+        scales.append(float(state.scale.value))
+        updates.append(int(state.updates["loss"]))
+        assert told.skipped_in_a_row == 0
+    # 8 * scale <= 65504 holds from 2^12 on.
+    assert scales == [2.0**15, 2.0**14, 2.0**13, 2.0**12, 2.0**12, 2.0**12]
+    assert updates == [0, 0, 0, 0, 1, 2]
+
+
+def test_many_clean_steps_double_the_scale():
+    task = fp16()
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
+    state = state._replace(scale=state.scale._replace(clean=jnp.int32(PATIENCE - 1)))
+    state, _ = update(jax.device_put(state, replicated(mesh)), shard_batch(batch(), mesh))
+    assert (float(state.scale.value), int(state.scale.clean)) == (2 * FIRST, 0)
+
+
+def test_the_default_optimizer_is_adamw():
+    assert isinstance(Regression().players()["loss"].optimizer, AdamW)

@@ -9,7 +9,7 @@ import pytest
 
 from genjax.errors import InputError
 from genjax.parallel.mesh import Mesh, replicated
-from genjax.training.checkpoints import Checkpoint, Checkpoints, fingerprint
+from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
 
 
 def state_at(step, devices=1):
@@ -17,15 +17,20 @@ def state_at(step, devices=1):
     return jax.device_put(tree, replicated(Mesh(data=devices).build()))
 
 
+def trees_at(step, devices=1):
+    """A state, a small tree that may be read alone, and an empty one."""
+    return {"state": state_at(step, devices), "average": {"a": jnp.full((4,), 0.5 + step)}, "nothing": {}}
+
+
 def template(devices=1):
     whole = replicated(Mesh(data=devices).build())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_at(0))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), trees_at(0))
 
 
 def saved(directory, *steps, devices=1, **config):
     checkpoints = Checkpoints(directory, Checkpoint(**config))
     for step in steps:
-        checkpoints.save(step, state_at(step, devices), {"batches": step})
+        checkpoints.save(step, trees_at(step, devices), {"batches": step})
     checkpoints.wait()
     checkpoints.close()
 
@@ -41,20 +46,29 @@ def test_an_empty_directory_holds_none(tmp_path):
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 1), (1, 4), (4, 2)])
 def test_what_is_restored_is_what_was_saved_on_any_number_of_devices(tmp_path, before, after):
     saved(tmp_path / "c", 3, devices=before)
-    step, state, position = Checkpoints(tmp_path / "c").restore(template(after))
-    assert (step, position) == (3, {"batches": 3})
-    assert_equal(state, state_at(3))
-    assert len(state["w"].sharding.device_set) == after
+    step, trees, record = Checkpoints(tmp_path / "c").restore(template(after))
+    assert (step, record["batches"]) == (3, 3)
+    assert_equal(trees, trees_at(3))
+    assert len(trees["state"]["w"].sharding.device_set) == after
+
+
+def test_one_tree_is_read_alone(tmp_path):
+    """A sampler reads the average, and is not in the way of damage elsewhere."""
+    saved(tmp_path / "c", 3)
+    damage_by_removing([file for file in (tmp_path / "c" / "3" / "state").rglob("*") if file.is_file()])
+    step, trees, _ = Checkpoints(tmp_path / "c").restore({"average": template()["average"]})
+    assert step == 3
+    assert_equal(trees, {"average": trees_at(3)["average"]})
 
 
 def test_a_state_donated_right_after_an_asynchronous_save_is_saved_as_it_was(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", Checkpoint(asynchronous=True))
     spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     state = state_at(5)
-    checkpoints.save(5, state, {})
+    checkpoints.save(5, {"state": state}, {})
     spoil(state)
     checkpoints.wait()
-    assert_equal(checkpoints.restore(template())[1], state_at(5))
+    assert_equal(checkpoints.restore({"state": template()["state"]}).trees["state"], state_at(5))
 
 
 def test_reading_leaves_a_running_save_alone_and_a_new_run_clears_what_was_left(tmp_path):
@@ -99,14 +113,14 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(tmp_path
     checkpoints = Checkpoints(directory, Checkpoint())
     with caplog.at_level(logging.WARNING):
         logging.getLogger("genjax").propagate = True
-        step, state, _ = checkpoints.restore(template())
+        step, trees, _ = checkpoints.restore(template())
     assert step == 1
-    assert_equal(state, state_at(1))
+    assert_equal(trees, trees_at(1))
     assert "checkpoint 2" in caplog.text
     # It is moved out of the way, not deleted, so that step 2 can be saved again.
     checkpoints.set_aside_after(1)
     assert (tmp_path / "unreadable-2").is_dir()
-    checkpoints.save(2, state_at(2), {"batches": 2})
+    checkpoints.save(2, trees_at(2), {"batches": 2})
     checkpoints.wait()
     assert checkpoints.restore(template())[0] == 2
 
@@ -131,9 +145,21 @@ def test_when_all_are_damaged_training_does_not_start_over_in_silence(tmp_path):
 
 def test_a_state_of_other_shapes_is_refused(tmp_path):
     saved(tmp_path / "c", 1)
-    other = template() | {"w": jax.ShapeDtypeStruct((7,), jnp.float32, sharding=template()["w"].sharding)}
+    state = template()["state"]
+    other = state | {"w": jax.ShapeDtypeStruct((7,), jnp.float32, sharding=state["w"].sharding)}
     with pytest.raises(InputError):
-        Checkpoints(tmp_path / "c").restore(other)
+        Checkpoints(tmp_path / "c").restore({"state": other})
+
+
+def test_only_the_first_process_moves_what_cannot_be_read(tmp_path, monkeypatch):
+    saved(tmp_path / "c", 1, 2)
+    checkpoints = Checkpoints(tmp_path / "c", Checkpoint())
+    with monkeypatch.context() as second:
+        second.setattr(jax, "process_index", lambda: 1)
+        checkpoints.set_aside_after(1)
+    assert not (tmp_path / "unreadable-2").exists()
+    checkpoints.set_aside_after(1)
+    assert (tmp_path / "unreadable-2").is_dir()
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}])

@@ -1,0 +1,150 @@
+"""Checkpoints: named trees of arrays and a record of plain data, by Orbax; asynchronous, atomic, the newest N kept.
+
+A checkpoint holds no device layout: it is restored onto whatever mesh the run has now, whole or in part (a sampler reads
+the averaged weights alone). It holds a fingerprint of each tree, as storage does not notice every flipped bit. A newest
+checkpoint that cannot be read, or that has another fingerprint, is reported, and the one before it is used.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from genjax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written and how many are kept."""
+
+    every: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Number of newest checkpoints that are kept."""
+    asynchronous: bool = True
+    """Write in the background while training goes on."""
+
+    def __post_init__(self):
+        if self.every < 1 or self.keep < 1:
+            raise InputError(f"checkpoint.every and checkpoint.keep are at least 1, not {self.every} and {self.keep}")
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` found."""
+
+    step: int
+    trees: dict[str, PyTree[jax.Array]]
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; without a config they are only read, while the run may go on."""
+
+    def __init__(self, directory: Path, config: Checkpoint | None = None):
+        if config is None:
+            options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep,
+                enable_async_checkpointing=config.asynchronous,
+                cleanup_tmp_directories=True,  # What a killed run left half-written.
+            )
+        self._directory = Path(directory).resolve()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, trees: Mapping[str, PyTree[jax.Array]], record: Mapping[str, Any]) -> None:
+        """Save after `step` steps; empty trees are left out. The arrays may be donated as soon as this returns."""
+        if step in self._manager.all_steps():
+            return
+        held = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
+        record = dict(record) | {"fingerprints": {name: fingerprint(tree) for name, tree in held.items()}}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in held.items()}
+        self._manager.save(step, args=ocp.args.Composite(record=ocp.args.JsonSave(record), **items))
+
+    def restore(self, templates: Mapping[str, PyTree[jax.ShapeDtypeStruct]]) -> Restored | None:
+        """The trees named in `templates` of the newest readable checkpoint, or None when there are no checkpoints.
+
+        Templates give shapes, types and shardings; a tree that is not asked for is not read, an empty one is given back.
+        Raises InputError when there are checkpoints and none can be read.
+        """
+        asked = {name: tree for name, tree in templates.items() if jax.tree.leaves(tree)}
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in asked.items()}
+        reasons = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                read = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
+                trees = {name: read[name] for name in asked}
+                if any(fingerprint(tree) != read.record["fingerprints"][name] for name, tree in trees.items()):
+                    raise ValueError("its numbers are not those that were saved")
+            except Exception as error:  # Orbax raises whatever its storage does; any of it means unreadable.
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                log.warning("checkpoint %d in %s cannot be read and is passed over: %s", step, self._directory, reason)
+                reasons.append(f"{step} ({reason})")
+            else:
+                return Restored(step, {**templates, **trees}, read.record)
+        if reasons:
+            raise InputError(f"none of the checkpoints in {self._directory} can be read: {'; '.join(reasons)}")
+        return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Move the checkpoints newer than `step`, which could not be read, out of the way, as `unreadable-STEP`.
+
+        Called by all processes; the first moves them.
+        """
+        newer = [s for s in self._manager.all_steps() if s > step]
+        if not newer:
+            return
+        if jax.process_index() == 0:
+            for number in newer:
+                (self._directory / str(number)).rename(self._directory.parent / f"unreadable-{number}")
+        if jax.process_count() > 1:
+            ocp.multihost.sync_global_processes("unreadable checkpoints are set aside")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def fingerprint(tree: PyTree[jax.Array]) -> int:
+    """A 32-bit sum over all bits of a tree, weighted by place; the same on any number of devices, as it is exact."""
+    return int(_fingerprint(tree))
+
+
+@jax.jit
+def _fingerprint(tree):
+    total = jnp.zeros((), jnp.uint32)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        words = _words(leaf)
+        place = _place(words.shape)  # By place and not by flattening, which would gather a sharded array.
+        odd = 2 * (place + jnp.uint32(number)) + 1
+        # An odd factor makes every single flipped bit count; the multiplier (Knuth's) keeps neighbours apart.
+        total = total * jnp.uint32(2654435761) + jnp.sum(words * (odd * jnp.uint32(2654435761)), dtype=jnp.uint32)
+    return total
+
+
+def _words(leaf):
+    if jnp.issubdtype(leaf.dtype, jnp.bool_):
+        return leaf.astype(jnp.uint32)
+    # A wider type comes back as several words on one more axis.
+    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+
+def _place(shape):
+    """The row-major index of every element."""
+    place = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return place

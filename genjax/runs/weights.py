@@ -1,0 +1,87 @@
+"""The weights of a run: what its samples are drawn with, and nothing else of its state."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import meta
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, PyTree
+
+from genjax.errors import InputError
+from genjax.interop.trees import read_tree, write_tree
+from genjax.runs.checkpoints import Checkpoints
+from genjax.runs.parts import Parts
+
+FILES = Parts("model.safetensors", "fixed.safetensors", "variables.safetensors")
+"""Where each of the parts lies in a run directory once it is finished; `fixed` lies there from the start."""
+
+
+def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
+    """The parts of the newest readable checkpoint, else of the files, and their step.
+
+    `trained` is the average where the run keeps one. Raises InputError when the directory has no weights, or when what
+    it has does not fit the task.
+    """
+    shapes = meta.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    fixed = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else shapes.fixed
+    if (directory / "checkpoints").is_dir():
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        templates = {trained_item(task): shapes.trained, "variables": shapes.variables}
+        checkpoints = Checkpoints(directory / "checkpoints")
+        restored = checkpoints.restore(
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), templates)
+        )
+        checkpoints.close()
+        if restored is not None:
+            trained, variables = restored.trees[trained_item(task)], restored.trees["variables"]
+            return Parts(trained, fixed, variables), restored.step
+    if not (directory / FILES.trained).is_file():
+        raise InputError(f"{directory} has no checkpoint and no {FILES.trained} yet")
+    tree, metadata = read_tree(directory / FILES.trained)
+    variables = read_part(directory, "variables") if jax.tree.leaves(shapes.variables) else shapes.variables
+    for name, part in (("trained", tree), ("variables", variables)):
+        if difference := misfit(part, getattr(shapes, name)):
+            where = directory / getattr(FILES, name)
+            raise InputError(f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}")
+    return Parts(jax.tree.map(jnp.asarray, tree), fixed, variables), int(metadata.get("step", 0))
+
+
+def trained_item(task: Any) -> str:
+    """The tree of a checkpoint that samples are drawn with: the average, or the parameters where there is none."""
+    return "trained" if task.train.ema_decay is None else "ema"
+
+
+def read_part(directory: Path, name: str) -> PyTree[Array]:
+    """One of the parts from its file. Raises InputError where it is missing or damaged."""
+    tree, _ = read_tree(directory / getattr(FILES, name))
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def write_part(directory: Path, name: str, tree: PyTree[np.ndarray], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write one of the parts to its file, if there is anything in it."""
+    path = directory / getattr(FILES, name)
+    if jax.tree.leaves(tree):
+        write_tree(path, tree, metadata)
+    return path
+
+
+def misfit(tree: PyTree, shapes: PyTree) -> str:
+    """How a nested dict of arrays differs from the one that is needed, in a few words; nothing where it does not."""
+    here, needed = (flatten_dict(dict(each), sep=".") for each in (tree, shapes))
+    if missing := needed.keys() - here.keys():
+        return f"{_some(missing)} missing"
+    if unknown := here.keys() - needed.keys():
+        return f"{_some(unknown)} not known"
+    for name, leaf in needed.items():
+        if here[name].shape != leaf.shape:
+            return f"{name} has the shape {here[name].shape} and not {leaf.shape}"
+    return ""
+
+
+def _some(names) -> str:
+    first, *others = sorted(names)
+    return first + (f" and {len(others)} more are" if others else " is")
