@@ -1,28 +1,29 @@
 """The command line of the front doors.
 
-A door has options of its own, the fields of a frozen dataclass; `train.py` also takes every leaf of the chosen config:
+A door has options of its own, the fields of a frozen dataclass, and may take a second group of them that follows from
+the first: `train.py` takes every leaf of the config at `--config`, `sample.py` what the run at `--workdir` is asked.
 
-    python train.py --config configs/sd3.py:medium --workdir runs/x --model.depth 6 --train.batch_size=32
+    python train.py --config configs/sd3.py:medium --workdir runs/x --model.depth 6 --process VP --process.beta_max=20
 
-Written `--name value` or `--name=value`, with underscores or hyphens; a boolean takes `True` or `False` and alone means
-`True`; a tuple takes its values one after another. The types of nested dataclasses are fixed by the config file.
+Written `--name value` or `--name=value` in any order, with underscores or hyphens; a boolean takes `True` or `False`
+and alone means `True`; a tuple takes its values one after another. A field that holds one of several kinds takes the
+name of one (`genjax.config.kinds`); the types of all other dataclasses are fixed by the config file.
 
-A config file is Python and defines `VARIANTS`, a dict of functions without arguments that return a config; the first
-is the default.
+tyro turns words into values, and lays out and prints the help. By hand is only what it lacks:
 
-tyro turns words into values and writes the help. What it would refuse in a box is refused here in one sentence: names
-are checked before tyro sees them, and a value that it refuses is found by giving it the options one at a time.
+    kinds             tyro chooses a member of a union by a positional word, before its options; here it is an option
+                      like any other, its choices are found in a room, and the fields of the chosen kind follow
+    two groups        the second has fields that only the values of the first tell
+    one sentence      tyro refuses in a box, over several lines; so each option is given to it alone, and names are
+                      checked before it sees them
 """
 
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import UnionType
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
@@ -30,7 +31,23 @@ import flax.linen as nn
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from genjax.config.tree import Value, children, did_you_mean, in_words, is_node, leaves, override, refusal, typed
+from genjax.config.files import load, packages_of
+from genjax.config.hints import alternatives, did_you_mean, in_words, refusal
+from genjax.config.kinds import GENJAX, fields, kinds, takes_kinds, takes_words, type_name
+from genjax.config.record import allowed
+from genjax.config.tree import (
+    MISSING,
+    Value,
+    children,
+    choose,
+    frozen,
+    is_node,
+    kind_of,
+    leaves,
+    place,
+    walk,
+)
+from genjax.config.values import typed
 from genjax.errors import InputError
 
 Options = TypeVar("Options")
@@ -51,7 +68,7 @@ def parse(argv: Sequence[str], options: Options) -> Options:
     `--help` prints every option with its type, default and meaning (the docstring below the field) and exits.
     Raises `InputError` in one sentence for anything that is not accepted.
     """
-    return _parsed(_given(argv), options, None)[0]
+    return parse_with(argv, options)[0]
 
 
 def parse_with_config(argv: Sequence[str], options: Options) -> tuple[Options, Any, str]:
@@ -59,34 +76,52 @@ def parse_with_config(argv: Sequence[str], options: Options) -> tuple[Options, A
 
     Returns (options, config, the name of the config as `load` gives it).
     """
-    given = _given(argv)
-    spec = given.get("config") or [options.config]
-    config, name = load(" ".join(spec))
-    options, config = _parsed(given, options, config)
+    name = ""
+
+    def config(options: Any) -> Any:
+        nonlocal name
+        config, name = load(options.config)
+        return config
+
+    options, config = parse_with(argv, options, config)
     return options, config, name
 
 
-def load(spec: str) -> tuple[Any, str]:
-    """The config that `FILE[:VARIANT]` names, and a name for its runs: `configs/sd3.py:nano` is `sd3-nano`."""
-    file, _, variant = spec.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        there = sorted(str(other) for other in path.parent.glob("*.py"))
-        listed = f" (there are {', '.join(there)})" if there else ""
-        raise InputError(f"there is no config file {file!r}{listed}{did_you_mean(file, there)}")
-    found = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    if found is None or found.loader is None:
-        raise InputError(f"{file} is not a config file: its name does not end in .py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    variants = getattr(module, "VARIANTS", None)
-    if not isinstance(variants, Mapping) or not variants:
-        raise InputError(f"{file} is not a config file: it defines no VARIANTS, a dict of functions returning a config")
-    variant = variant or next(iter(variants))
-    if variant not in variants:
-        near = did_you_mean(variant, variants)
-        raise InputError(f"{file} has no variant {variant!r} (it has {', '.join(variants)}){near}")
-    return variants[variant](), f"{path.stem}-{variant}"
+def parse_with(
+    argv: Sequence[str], options: Options, second: Callable[[Options], Any] | None = None
+) -> tuple[Options, Any]:
+    """As `parse`, and what `second` gives for these options: a dataclass instance that holds the defaults of more.
+
+    Both groups are one to those who use them, and in one `--help`; they share no name. Dotted paths to kinds may begin
+    with genjax, with a package of the second group, or with one that an option `allow` names. Returns (options, second
+    group). Raises `InputError` as `parse` does, and what `second` raises.
+    """
+    given = _given(argv)
+    asks_for_help = given.pop("help", None) is not None
+    first = {name: words for name, words in given.items() if name.partition(".")[0] in children(options)}
+    rest = {name: words for name, words in given.items() if name not in first}
+    groups = [options]
+    try:
+        groups[0], values = _chosen(first, options, GENJAX)
+        _refuse_unknown(values, groups)
+        options = _filled(groups[0], values)
+        config = None if second is None else second(options)
+        if config is not None:
+            clash = children(options).keys() & children(config).keys()
+            if clash:
+                raise TypeError(f"both the options and the second group have {', '.join(sorted(clash))}")
+            allow = dict.fromkeys(allowed(packages_of(config)) + allowed(getattr(options, "allow", ())))
+            config, rest = _chosen(rest, config, tuple(allow))
+            groups.append(config)
+    except InputError:
+        if asks_for_help:  # What is known of the options is what helps to put it right.
+            with contextlib.suppress(SystemExit):
+                _help(groups)
+        raise
+    if asks_for_help:
+        _help(groups)
+    _refuse_unknown(rest, groups)
+    return options, None if config is None else _filled(config, rest)
 
 
 def _given(argv: Sequence[str]) -> dict[str, list[str]]:
@@ -107,59 +142,91 @@ def _given(argv: Sequence[str]) -> dict[str, list[str]]:
     return given
 
 
-def _parsed(given: Mapping[str, list[str]], options: Options, config: Any) -> tuple[Options, Any]:
-    groups = [options] if config is None else [options, config]
-    own, shared = leaves(options), {} if config is None else leaves(config)
-    if own.keys() & shared.keys():
-        raise TypeError(f"both the options and the config have {', '.join(own.keys() & shared.keys())}")
-    known = own | shared
-    if "help" in given:
-        _tyro(["--help"], groups)
-    # A name may hold hyphens where it is a key of a dict.
-    spelled = {name.replace("-", "_"): name for name in known}
-    for name in given:
-        if name not in spelled:
-            raise _unknown(name, known)
-    given = {spelled[name]: words for name, words in given.items()}
-    given = {name: ["True"] if not words and known[name].hint is bool else words for name, words in given.items()}
-    # With "=", a single word may begin with a hyphen.
-    arguments = {n: [f"--{n}={words[0]}"] if len(words) == 1 else [f"--{n}", *words] for n, words in given.items()}
-    with contextlib.redirect_stderr(io.StringIO()):
-        try:
-            values = _tyro([word for argument in arguments.values() for word in argument], groups)
-        except SystemExit:
-            name = next(name for name in given if _is_refused(arguments[name], groups))
-            raise _refusal(name, given[name], known[name]) from None
-    changes = {name: typed(values[name], known[name].hint, f"--{name}") for name in given}
-    options = override(options, {name: value for name, value in changes.items() if name in own})
-    overrides = {name: value for name, value in changes.items() if name in shared}
-    return options, override(config, overrides) if overrides else config
+def _chosen(given: Mapping[str, list[str]], config: Any, allow: Sequence[str]) -> tuple[Any, dict[str, list[str]]]:
+    """A draft of `config` with the kinds that are given, and the words that are left for its leaves."""
+    draft, left = config, dict(given)
+    for name in sorted(given, key=lambda name: name.count(".")):
+        # Which names there are depends on the kinds above.
+        spelled = _spellings(draft).get(name, name)
+        draft, chosen = choose(draft, {spelled: " ".join(given[name])}, where="--", allow=allow)
+        if chosen:
+            del left[name]
+    spelled = _spellings(draft)
+    return draft, {spelled.get(name, name): words for name, words in left.items()}
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> InputError:
-    inside = [other for other in known if other.startswith(name + ".")]
-    if inside:
-        return InputError(f"--{name} is chosen by the config file; here one sets --{', --'.join(inside)}")
-    kind = "a field of this config" if "." in name else "an option"
-    near = did_you_mean(name, known, "--") or "; --help lists what there is"
-    return InputError(f"--{name} is not {kind}{near}")
+def _spellings(draft: Any) -> dict[str, str]:
+    """Every name in `draft` by its form without hyphens, which it may hold where it is a key of a dict."""
+    return {name.replace("-", "_"): name for name, _ in walk(draft)}
 
 
-def _is_refused(argument: Sequence[str], groups: Sequence[Any]) -> bool:
-    try:
-        _tyro(argument, groups)
-    except SystemExit:
-        return True
-    return False
+def _filled(draft: Any, given: Mapping[str, list[str]]) -> Any:
+    """The config with what is `given` for its leaves."""
+    there = leaves(draft)
+    values = {name: _value(name, words, there[name]) for name, words in given.items()}
+    for name, leaf in there.items():
+        if leaf.value is MISSING and name not in values:
+            holder = type_name(kind_of(dict(walk(draft))[name.rpartition(".")[0]].value))
+            raise InputError(f"--{name} is missing: {holder} needs it and has no default for it")
+    return frozen(place(draft, values))
 
 
-def _refusal(name: str, words: Sequence[str], leaf: Value) -> InputError:
+def _value(name: str, words: Sequence[str], leaf: Value) -> Any:
+    """The value that `words` spell for a leaf. Raises `InputError` for words that do not fit its type."""
     accepted = _settable(leaf.hint, leaf.value)
     if accepted is None:
-        return InputError(f"--{name} cannot be set on the command line, only in the config file")
-    if not words:
-        return InputError(f"--{name} needs a value: {in_words(accepted)}")
-    return refusal(f"--{name}", accepted, " ".join(words))
+        raise InputError(f"--{name} cannot be set on the command line, only in the config file")
+    if not words and leaf.hint is bool:
+        words = ["True"]
+    # With "=", a single word may begin with a hyphen.
+    arguments = [f"--{name}={words[0]}"] if len(words) == 1 else [f"--{name}", *words]
+    field = StructFieldSpec(name=name, type=accepted, default=tyro.MISSING)
+    alone = StructConstructorSpec(fields=(field,), instantiate=lambda **parsed: parsed[name])
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            value = _tyro(arguments, lambda info: alone if info.type is _Root else None, _Root(()))
+        except SystemExit:
+            if not words:
+                raise InputError(f"--{name} needs a value: {in_words(accepted)}") from None
+            raise refusal(f"--{name}", accepted, " ".join(words)) from None
+    return typed(value, leaf.hint, f"--{name}")
+
+
+def _refuse_unknown(names: Iterable[str], groups: Sequence[Any]) -> None:
+    there = {name: value for group in groups for name, value in walk(group)}
+    known = [name for name, value in there.items() if not is_node(value.value)]
+    for name in (name for name in names if name not in known):
+        inside = [other for other in known if other.startswith(name + ".")]
+        if inside:
+            raise InputError(f"--{name} is chosen by the config file; here one sets --{', --'.join(inside)}")
+        holder = next((outer for outer in _outer(name) if outer in there and takes_kinds(there[outer].hint)), None)
+        told = f", whose {holder} is {_kind_name(there[holder])}" if holder else ""
+        kind = "a field of this config" if "." in name else "an option"
+        others = _with_field(name, holder, there[holder]) if holder else ""
+        near = others or did_you_mean(name, known, "--") or "; --help lists what there is"
+        raise InputError(f"--{name} is not {kind}{told}{near}")
+
+
+def _outer(name: str) -> Iterable[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _with_field(name: str, holder: str, held: Value) -> str:
+    """Which other kinds have the field that `name` asks of `holder`."""
+    field = name[len(holder) + 1 :].partition(".")[0]
+    having = [n for n, kind in kinds(held.hint).items() if kind is not type(None) and field in fields(kind)]
+    return f"; --{holder} {' or '.join(having)} has it" if having else ""
+
+
+def _kind_name(held: Value) -> str:
+    """The name by which the kind of a value is chosen."""
+    kind = kind_of(held.value)
+    return next((name for name, other in kinds(held.hint).items() if other is kind), type_name(kind))
+
+
+# ------------------------------------------------------------------------------------------------------ what tyro sees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +236,19 @@ class _Root:
     groups: Sequence[Any]
 
 
-def _tyro(arguments: Sequence[str], groups: Sequence[Any]) -> dict[str, Any]:
-    """The value of every leaf of `groups` by dotted name after `arguments`; SystemExit where tyro refuses them."""
+def _help(groups: Sequence[Any]) -> None:
+    _tyro(["--help"], _struct, _Root(groups), kind_of(groups[0]).__doc__)
+
+
+def _tyro(arguments: Sequence[str], rule: Callable, root: _Root, description: str | None = None) -> Any:
+    """What tyro makes of the arguments; SystemExit where it prints the help or refuses them."""
     registry = ConstructorRegistry()
-    registry.struct_rule(_struct)
+    registry.struct_rule(rule)
     return tyro.cli(
         _Root,
         args=arguments,
-        default=_Root(groups),
-        description=type(groups[0]).__doc__,
+        default=root,
+        description=description,
         registry=registry,
         config=(tyro.conf.FlagConversionOff,),
         use_underscores=True,
@@ -185,39 +256,36 @@ def _tyro(arguments: Sequence[str], groups: Sequence[Any]) -> dict[str, Any]:
 
 
 def _struct(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """tyro's view of a node: its children are options, and parsing gives the values of the leaves by dotted name."""
+    """tyro's view of a node, for the help: its children are options, and so is the kind of one that can be chosen."""
     node = info.default
     if isinstance(node, _Root):
         parts = [
             StructFieldSpec(name=str(index), type=Annotated[type(group), tyro.conf.arg(name="")], default=group)
             for index, group in enumerate(node.groups)
         ]
-        return StructConstructorSpec(
-            fields=tuple(parts),
-            instantiate=lambda **parsed: {n: v for group in parsed.values() for n, v in group.items()},
-        )
+        return StructConstructorSpec(fields=tuple(parts), instantiate=dict)
     if not is_node(node):
         return None
-    held = children(node)
-
-    def flat(**parsed: Any) -> dict[str, Any]:
-        values = {}
-        for name, value in parsed.items():
-            values |= {f"{name}.{leaf}": v for leaf, v in value.items()} if is_node(held[name].value) else {name: value}
-        return values
-
     parts = []
-    for name, (value, hint) in held.items():
+    for name, (value, hint) in children(node).items():
+        meaning = functools.partial(_meaning, kind_of(node), name, kind_of(value))
+        if takes_kinds(hint):
+            spelled = ",".join((*kinds(hint), *(["..."] if takes_words(hint) else [])))
+            choice = Annotated[str, tyro.conf.arg(name=name, metavar=f"{{{spelled}}}")]
+            chosen = _kind_name(Value(value, hint)) if is_node(value) else str(value)
+            chosen = tyro.MISSING if value is MISSING else chosen
+            parts.append(StructFieldSpec(name=f"{name} kind", type=choice, default=chosen, helptext=meaning))
+            if not is_node(value):
+                continue
         accepted = type(value) if is_node(value) else _settable(hint, value) or tyro.conf.Fixed[type(value)]
-        meaning = functools.partial(_meaning, type(node), name, type(value))
-        parts.append(StructFieldSpec(name=name, type=accepted, default=value, helptext=meaning))
-    return StructConstructorSpec(fields=tuple(parts), instantiate=flat)
+        default = tyro.MISSING if value is MISSING else value
+        parts.append(StructFieldSpec(name=name, type=accepted, default=default, helptext=meaning))
+    return StructConstructorSpec(fields=tuple(parts), instantiate=dict)
 
 
 def _settable(hint: Any, value: Any) -> Any:
     """What of a leaf's type words can spell, as `float | None` of `float | Schedule | None`; None if nothing."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    spelled = tuple(option for option in options if _spelled(option)) or (type(value),)
+    spelled = tuple(option for option in alternatives(hint) if _spelled(option)) or (type(value),)
     return Union[spelled] if _spelled(spelled[0]) and spelled != (type(None),) else None  # noqa: UP007
 
 

@@ -2,23 +2,46 @@
 
     {"type": "genjax.tasks.text_to_image.TextToImage", "model": {"type": "genjax.models.mmdit.MMDiT", "depth": 3}, ...}
 
-Every dataclass is recorded with its type, so that the file is read without the config file that made it; only types
-of genjax are ever imported. Law: `to_dict(from_dict(to_dict(config))) == to_dict(config)`.
+Every dataclass is recorded with its type, so that the file is read without the config file that made it. Only types of
+genjax are ever imported, and of packages that are named for it (`allowed`): importing a package runs its code. Law:
+`to_dict(from_dict(to_dict(config))) == to_dict(config)`. What has moved since is found in `genjax.config.moved`.
 """
 
-import dataclasses
-import importlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genjax.config.tree import children, did_you_mean, fields, is_record, shown, typed
+from genjax.config.hints import did_you_mean, join, shown
+from genjax.config.kinds import GENJAX, construct, dataclass_named, fields, type_name
+from genjax.config.moved import moved_fields, moved_type
+from genjax.config.tree import children, is_record
+from genjax.config.values import hashable, typed
 from genjax.errors import InputError
 
-GENJAX = ("genjax.",)
+
+def allowed(packages: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The prefixes `allow` of the types of genjax and of `packages`, such as the option `--allow my_package` names.
+
+    Where packages are named, the working directory is where Python looks last for them. Raises `InputError` for what
+    is no name of a package.
+    """
+    packages = [packages] if isinstance(packages, str) else packages or ()
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise InputError(f"--allow takes names of packages, such as my_package, not {package!r}")
+    if packages:
+        look_in(Path.cwd())
+    return GENJAX + tuple(f"{package}." for package in packages if f"{package}." not in GENJAX)
+
+
+def look_in(folder: Path) -> None:
+    """Let Python look for modules in `folder`, after everywhere else: no file there hides a package."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def save(config: Any, path: str | Path, *, allow: Sequence[str] = GENJAX) -> None:
@@ -56,14 +79,14 @@ def _plain(value: Any, where: str) -> Any:
         kind = type(value)
         if "type" in fields(kind) or "<locals>" in kind.__qualname__ or "." in kind.__qualname__:
             raise InputError(
-                f"{where or 'the config'} cannot be recorded: {_name(kind)} must be a dataclass at the top "
+                f"{where or 'the config'} cannot be recorded: {type_name(kind)} must be a dataclass at the top "
                 "of a module, with no field named 'type'"
             )
-        return {"type": _name(kind)} | {key: _plain(v, _join(where, key)) for key, (v, _) in children(value).items()}
+        return {"type": type_name(kind)} | {key: _plain(v, join(where, key)) for key, (v, _) in children(value).items()}
     if isinstance(value, Mapping) and all(isinstance(key, str) and key != "type" for key in value):
-        return {key: _plain(item, _join(where, key)) for key, item in value.items()}
+        return {key: _plain(item, join(where, key)) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(item, _join(where, str(index))) for index, item in enumerate(value)]
+        return [_plain(item, join(where, str(index))) for index, item in enumerate(value)]
     if type(value) in (bool, int, str, type(None)) or (type(value) is float and math.isfinite(value)):
         return value
     raise InputError(
@@ -85,36 +108,21 @@ def from_dict(data: Mapping[str, Any], *, allow: Sequence[str] = GENJAX) -> Any:
 
 def _rebuilt(data: Any, where: str, allow: Sequence[str]) -> Any:
     if isinstance(data, list):
-        return tuple(_rebuilt(item, _join(where, str(index)), allow) for index, item in enumerate(data))
+        return tuple(_rebuilt(item, join(where, str(index)), allow) for index, item in enumerate(data))
     if not isinstance(data, Mapping):
         return data
-    values = {key: _rebuilt(item, _join(where, key), allow) for key, item in data.items() if key != "type"}
+    values = {key: _rebuilt(item, join(where, key), allow) for key, item in data.items() if key != "type"}
     if "type" not in data:
-        return values
-    kind = _dataclass_named(data["type"], where, allow)
+        return hashable(values)
+    kind = dataclass_named(moved_type(data["type"]), where, allow)
     known = fields(kind)
+    values = moved_fields((data["type"], type_name(kind)), values, where)
     for key in values:
         if key not in known:
             near = did_you_mean(key, known) or f"; it has {', '.join(known)}"
-            raise InputError(f"{_join(where, key)} is not a field of {_name(kind)}{near}")
-    for key, field in known.items():
-        if field.required and key not in values:
-            raise InputError(f"{_join(where, key)} is missing: {_name(kind)} needs it and has no default for it")
-    return kind(**{key: typed(value, known[key].hint, _join(where, key)) for key, value in values.items()})
-
-
-def _dataclass_named(name: Any, where: str, allow: Sequence[str]) -> type:
-    refused = f"{where or 'the config'} cannot be of type {name!r}: "
-    if not isinstance(name, str) or not name.startswith(tuple(allow)):
-        raise InputError(refused + f"only types of {', '.join(prefix.rstrip('.') for prefix in allow)} are accepted")
-    module, _, attribute = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError):
-        raise InputError(refused + "there is no such type") from None
-    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind) or not _name(kind).startswith(tuple(allow)):
-        raise InputError(refused + "it is not a dataclass of an accepted module")
-    return kind
+            raise InputError(f"{join(where, key)} is not a field of {type_name(kind)}{near}")
+    given = {key: typed(value, known[key].hint, join(where, key)) for key, value in values.items()}
+    return construct(kind, given, where)
 
 
 def differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
@@ -128,18 +136,10 @@ def differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
 def _differences(a: Any, b: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() and a.get("type") == b.get("type"):
         for key in a:
-            yield from _differences(a[key], b[key], _join(where, key))
+            yield from _differences(a[key], b[key], join(where, key))
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and any(isinstance(x, dict) for x in a):
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(x, y, _join(where, str(index)))
+            yield from _differences(x, y, join(where, str(index)))
     elif a != b:
         told = [value.get("type", value) if isinstance(value, dict) else value for value in (a, b)]
         yield where or "type", *told
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -3,20 +3,19 @@
 Nodes are dataclasses, non-empty dicts with string keys, and tuples that hold a dataclass; all else is a leaf, named by
 the path to it: `train.steps`, `model.blocks.0.depth`. A Linen module is a node like any other: its fields are its
 hyper-parameters, without the `parent` and `name` that Linen adds.
+
+A field may be marked as one that changes nothing of the arithmetic, and with it all that lies below it:
+
+    remat: str = dataclasses.field(default="full", metadata={"may_change": True})
 """
 
-import collections.abc
 import dataclasses
-import difflib
-import functools
-import math
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-import flax.linen as nn
-
+from genjax.config.hints import did_you_mean, item_hint, join
+from genjax.config.kinds import GENJAX, construct, fields, kind_named, takes_kinds
+from genjax.config.values import FrozenDict, typed
 from genjax.errors import InputError
 
 Config = TypeVar("Config")
@@ -29,48 +28,44 @@ class Value(NamedTuple):
     hint: Any
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """`config` with the values at some dotted names replaced, each checked against its declared type.
+class Draft:
+    """A dataclass that is not built yet: its kind, and its fields by name, `MISSING` where one has to be given."""
 
-    `override(config, {"train.steps": 5, "model": MMDiT(depth=2)})`. An int given for a float becomes a float. Raises
-    `InputError` for an unknown name or a value of the wrong type; a dataclass may raise its own on being rebuilt.
-    """
-    known = dict(_walk(config, type(config), ""))
-    for name in changes:
-        if name not in known:
-            near = did_you_mean(name, leaves(config)) or f"; the config has {', '.join(children(config))}"
-            raise InputError(f"{name} is not a field of this config{near}")
-    return _rebuilt(config, type(config), changes, "")
+    def __init__(self, kind: type, parts: Mapping[str, Any]):
+        self.kind, self.parts = kind, parts
+
+    @classmethod
+    def of_defaults(cls, kind: type) -> "Draft":
+        return cls(kind, {name: field.default() if field.default else MISSING for name, field in fields(kind).items()})
 
 
-def _rebuilt(node: Any, hint: Any, changes: Mapping[str, Any], prefix: str) -> Any:
-    parts = {}
-    for key, (value, declared) in children(node, hint).items():
-        name = prefix + key
-        if name in changes:
-            value = typed(changes[name], declared, name)
-        if is_node(value) and any(change.startswith(name + ".") for change in changes):
-            value = _rebuilt(value, declared, changes, name + ".")
-        parts[key] = value
-    if isinstance(node, Mapping):
-        return parts
-    return tuple(parts.values()) if isinstance(node, tuple) else type(node)(**parts)
+class _Missing:
+    def __repr__(self) -> str:
+        return "a value that is missing"
+
+
+MISSING = _Missing()
+"""What a draft holds where a field without a default has not been given."""
+
+
+# -------------------------------------------------------------------------------------------------- what there is in it
 
 
 def leaves(config: Any) -> dict[str, Value]:
     """Every leaf of `config` by its dotted name, in the order of declaration."""
-    return {name: leaf for name, leaf in _walk(config, type(config), "") if not is_node(leaf.value)}
+    return {name: leaf for name, leaf in walk(config) if not is_node(leaf.value)}
 
 
-def _walk(node: Any, hint: Any, prefix: str) -> Iterable[tuple[str, Value]]:
+def walk(node: Any, hint: Any = Any, prefix: str = "") -> Iterable[tuple[str, Value]]:
+    """Every node and leaf below `node` by its dotted name, a node before what lies below it."""
     for key, child in children(node, hint).items():
         yield prefix + key, child
         if is_node(child.value):
-            yield from _walk(child.value, child.hint, f"{prefix}{key}.")
+            yield from walk(child.value, child.hint, f"{prefix}{key}.")
 
 
 def is_record(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return isinstance(value, Draft) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
 def is_node(value: Any) -> bool:
@@ -79,141 +74,120 @@ def is_node(value: Any) -> bool:
     return is_record(value) or (isinstance(value, tuple) and any(map(is_record, value)))
 
 
+def kind_of(value: Any) -> type:
+    """The type of `value`, or what a draft is a draft of."""
+    return value.kind if isinstance(value, Draft) else type(value)
+
+
 def children(node: Any, hint: Any = Any) -> dict[str, Value]:
     """What a node, declared as `hint`, holds directly below it, by name."""
     if isinstance(node, Mapping):
-        return {key: Value(value, _item_hint(hint, 0)) for key, value in node.items()}
+        return {key: Value(value, item_hint(hint, 0)) for key, value in node.items()}
     if isinstance(node, tuple):
-        return {str(index): Value(value, _item_hint(hint, index)) for index, value in enumerate(node)}
-    return {name: Value(getattr(node, name), field.hint) for name, field in fields(type(node)).items()}
+        return {str(index): Value(value, item_hint(hint, index)) for index, value in enumerate(node)}
+    parts = node.parts if isinstance(node, Draft) else {name: getattr(node, name) for name in fields(type(node))}
+    return {name: Value(parts[name], field.hint) for name, field in fields(kind_of(node)).items()}
 
 
-class Field(NamedTuple):
-    """A field of a dataclass: its resolved type, and whether it must be given."""
-
-    hint: Any
-    required: bool
-
-
-@functools.cache
-def fields(kind: type) -> dict[str, Field]:
-    """The fields one gives to construct the dataclass `kind`; of a Linen module, its own only."""
-    hidden = {"parent", "name"} if issubclass(kind, nn.Module) else ()
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {
-        field.name: Field(hints[field.name], field.default is field.default_factory is dataclasses.MISSING)
-        for field in dataclasses.fields(kind)
-        if field.init and field.name not in hidden
-    }
+def may_change(config: Any, name: str) -> bool:
+    """Whether the field at the dotted `name`, or one around it, is marked as changing nothing of the arithmetic."""
+    marked = {key for key, field in fields(type(config)).items() if field.may_change} if is_record(config) else ()
+    for key, (value, _) in children(config).items():
+        if name == key or name.startswith(key + "."):
+            below = name[len(key) + 1 :]
+            return key in marked or (bool(below) and is_node(value) and may_change(value, below))
+    return False
 
 
-def typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`: an int becomes a float and a list a tuple, all else must fit as it is.
+# ---------------------------------------------------------------------------------------------------------- changing it
 
-    A bool is no int and floats are finite, so that they survive JSON. Raises `InputError`, naming `where`.
+
+def override(config: Config, changes: Mapping[str, Any], *, allow: Sequence[str] = GENJAX) -> Config:
+    """`config` with the values at some dotted names replaced, each checked against its declared type.
+
+    `override(config, {"train.steps": 5, "model": MMDiT(depth=2)})`. An int given for a float becomes a float. Where
+    kinds can be chosen (`genjax.config.kinds`) a name chooses one, with its defaults, and other changes set its fields:
+    `override(config, {"process": "VP", "process.beta_max": 20.0})`; a dotted path begins with one of the prefixes
+    `allow`. Naming the kind that is there already changes nothing.
+
+    Raises `InputError` for an unknown name or a value of the wrong type; a dataclass may raise its own when rebuilt.
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where} takes a finite float, not {value}")
-    wrong = refusal(where, hint, value)
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return typed(value, options[0], where)
-    if origin is Literal:
-        if any(value == option and type(value) is type(option) for option in options):
-            return value
-        raise wrong
-    if origin in _UNIONS:
-        if type(value) in options:
-            return value
-        for option in options:
-            try:
-                return typed(value, option, where)
-            except InputError:
-                continue
-        raise wrong
-    if origin in _TUPLES:
-        many = origin is not tuple or options[-1:] == (Ellipsis,)
-        if not isinstance(value, tuple | list) or not (many or len(value) == len(options)):
-            raise wrong
-        return tuple(typed(item, _item_hint(hint, i), f"{where}.{i}") for i, item in enumerate(value))
-    if origin in _MAPPINGS:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise wrong
-        return {key: typed(item, options[1], f"{where}.{key}") for key, item in value.items()}
-    if hint is float and type(value) is int:
-        return float(value)
-    kind = type(None) if hint is None else origin or hint
-    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    draft, chosen = choose(config, changes, allow=allow)
+    known = dict(walk(draft)) | {name: value for change in changes for name, value in _inside(change, changes)}
+    for name in changes:
+        if name not in known:
+            near = did_you_mean(name, leaves(draft)) or f"; the config has {', '.join(children(draft))}"
+            raise InputError(f"{name} is not a field of this config{near}")
+    values = {name: typed(value, known[name].hint, name) for name, value in changes.items() if name not in chosen}
+    return frozen(place(draft, values))
+
+
+def _inside(name: str, changes: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
+    """The names below a node that is itself given: they may be those of another kind than the one there."""
+    return walk(changes[name], prefix=f"{name}.") if is_node(changes[name]) else ()
+
+
+def choose(
+    config: Any, given: Mapping[str, Any], *, where: str = "", allow: Sequence[str] = GENJAX
+) -> tuple[Any, set[str]]:
+    """A draft of `config` that holds the kinds named by those of the `given` values that name one, and their names.
+
+    A kind other than the one there comes with its defaults. Where words that name no kind are given in the place of a
+    node, the draft holds `MISSING`. Sentences call the fields by their names after `where`.
+    """
+    draft, chosen = config, set()
+    for name in sorted(given, key=lambda name: name.count(".")):
+        held = dict(walk(draft)).get(name)
+        if held is None or not isinstance(given[name], str) or not takes_kinds(held.hint):
+            continue
+        kind = kind_named(given[name], held.hint, where + name, allow)
+        if kind is not None:
+            chosen.add(name)
+        if kind is None:
+            draft = place(draft, {name: MISSING}) if is_node(held.value) else draft
+        elif kind is type(None):
+            draft = place(draft, {name: None})
+        elif kind is not kind_of(held.value):
+            draft = place(draft, {name: Draft.of_defaults(kind)})
+    return draft, chosen
+
+
+def place(node: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """A draft of `node` with other values at some dotted names, of which an outer one is placed before an inner one."""
+    if not changes:
+        return node
+    parts = {}
+    for key, (value, _) in children(node).items():
+        name = prefix + key
+        value = changes.get(name, value)
+        below = is_node(value) and any(change.startswith(f"{name}.") for change in changes)
+        parts[key] = place(value, changes, f"{name}.") if below else value
+    if isinstance(node, Mapping):
+        return parts
+    return tuple(parts.values()) if isinstance(node, tuple) else Draft(kind_of(node), parts)
+
+
+def frozen(config: Config) -> Config:
+    """`config` with its drafts built and its dicts turned into `FrozenDict`s, so that it can be hashed."""
+    return _frozen(config, "")
+
+
+def _frozen(value: Any, where: str) -> Any:
+    if _is_frozen(value):
         return value
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise wrong
-    return value
+    if isinstance(value, Mapping):
+        return FrozenDict({key: _frozen(item, join(where, key)) for key, item in value.items()})
+    if isinstance(value, tuple):
+        return tuple(_frozen(item, join(where, str(index))) for index, item in enumerate(value))
+    given = {name: child.value for name, child in children(value).items() if child.value is not MISSING}
+    return construct(kind_of(value), {n: _frozen(part, join(where, n)) for n, part in given.items()}, where)
 
 
-_UNIONS = (typing.Union, types.UnionType)
-_TUPLES = (tuple, collections.abc.Sequence)
-_MAPPINGS = (dict, collections.abc.Mapping)
-_IN_WORDS = {int: "an int", float: "a float", str: "a string", bool: "True or False", type(None): "None"}
-
-
-def _item_hint(hint: Any, index: int) -> Any:
-    """The declared type of item `index` of a tuple (or of any value of a dict) declared as `hint`."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in _UNIONS or origin is Annotated:
-        return next((item for item in (_item_hint(option, index) for option in options) if item is not Any), Any)
-    if origin in _MAPPINGS:
-        return options[1]
-    if origin in _TUPLES:
-        return options[0] if origin is not tuple or options[-1:] == (Ellipsis,) else options[index]
-    return Any
-
-
-def in_words(hint: Any) -> str:
-    """What `hint` accepts, for a sentence: "an int", "one of euler, heun", "a float or None"."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return in_words(options[0])
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, options))
-    if origin in _UNIONS:
-        return " or ".join(map(in_words, options))
-    if origin in _TUPLES:
-        many = origin is not tuple or options[-1:] == (Ellipsis,)
-        return f"any number of values ({in_words(options[0])} each)" if many else " and ".join(map(in_words, options))
-    if origin in _MAPPINGS:
-        return f"names with values ({in_words(options[1])} each)"
-    return _IN_WORDS.get(hint) or _a(getattr(hint, "__name__", str(hint)))
-
-
-def shown(value: Any) -> str:
-    """`value` on one line: itself when it is plain data, or its type."""
-    return (
-        repr(value) if isinstance(value, str | int | float | tuple | list | dict | None) else _a(type(value).__name__)
-    )
-
-
-def _a(name: str) -> str:
-    return f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
-
-
-def refusal(where: str, hint: Any, value: Any) -> InputError:
-    """The sentence that refuses `value` at `where`, which is declared as `hint`."""
-    choices = [str(choice) for choice in _choices(hint)]
-    near = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return InputError(f"{where} takes {in_words(hint)}, not {shown(value)}{near}")
-
-
-def _choices(hint: Any) -> list:
-    options = typing.get_args(hint)
-    if hint is bool:
-        return [True, False]
-    return list(options) if typing.get_origin(hint) is Literal else [c for option in options for c in _choices(option)]
-
-
-def did_you_mean(name: str, accepted: Iterable[str], prefix: str = "") -> str:
-    """`"; did you mean X?"` with the accepted name nearest to `name`, or nothing when none is near."""
-    accepted = list(accepted)
-    lower = {candidate.lower(): candidate for candidate in reversed(accepted)}
-    same_end = [candidate for candidate in accepted if candidate.endswith("." + name)]
-    near = same_end or [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=1)]
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+def _is_frozen(value: Any) -> bool:
+    if isinstance(value, Draft) or (isinstance(value, Mapping) and not isinstance(value, FrozenDict)):
+        return False
+    if isinstance(value, Mapping):
+        return all(map(_is_frozen, value.values()))
+    if is_record(value):
+        return all(_is_frozen(child.value) for child in children(value).values())
+    return all(map(_is_frozen, value)) if type(value) is tuple else True
