@@ -52,3 +52,12 @@ VARIANTS = {
     "medium_35": lambda: published(24, dual_attention_layers=13, pos_embed_max_size=384),
     "large_35": lambda: published(38),
 }
+
+SMOKE = {
+    "nano": {
+        "train": "--model.depth 2 --text.depth 1 --train.batch_size 8 --sampler.steps 2",
+        "sample": "--num 2 --steps 2",
+        "evaluate": "--num 20 --steps 2",
+    },
+}
+"""Words that make a variant small enough for the tests of every system, at each door."""

@@ -6,7 +6,10 @@ from typing import Any
 from genjax.config.hints import join
 from genjax.errors import InputError
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "genjax.training.loop.Train": "genjax.training.task.Train",
+    "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",
+}
 """Old to new: dotted names of types, and fields, as `genjax.x.Type.old_field` to `new_field` or, dropped, to ""."""
 
 

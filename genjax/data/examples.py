@@ -98,3 +98,6 @@ def existing_path(path: str | None, expected: str) -> Path:
     if not Path(path).exists():
         raise InputError(f"data.path: {path} does not exist; it must name {expected}.")
     return Path(path)
+
+
+LabelledImages = Dataset

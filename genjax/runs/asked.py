@@ -1,8 +1,8 @@
 """What was asked at a door: the run that is meant, and the request whose fields are its options there."""
 
+import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,6 @@ from genjax import config
 from genjax.errors import InputError
 from genjax.runs.directory import RUNS, Found, find_run, shipped_runs, trained_runs
 from genjax.runs.outputs import Door, Request
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A door that only lists what there is asks for nothing."""
 
 
 class Asked(NamedTuple):
@@ -62,6 +57,6 @@ def show_runs(console: Console, runs: Path = RUNS) -> None:
     table = Table("run", "system", "from")
     for kind, directories in ((f"below {runs}", trained_runs(runs)), ("ships with genjax", shipped_runs())):
         for directory in directories:
-            system = config.recorded_type(directory / "config.json")
+            system = json.loads((directory / "config.json").read_text(encoding="utf-8"))["type"].rpartition(".")[2]
             table.add_row(str(directory) if directory.parent == runs else directory.name, system, kind)
     console.print(table)

@@ -41,7 +41,7 @@ def open_run(directory: Path, task: Any, *, goes_on: Refusal = lambda there, her
         raise InputError(f"the run directory {directory} cannot be written to: {error.strerror}") from None
     if strangers:
         raise InputError(f"{directory} holds files but no config.json: a run needs a new or empty directory")
-    allow = config.packages(task)
+    allow = config.allowed(config.packages_of(task))
     if record.exists():
         there = config.read(record, allow=allow)
         changed = config.differences(there, task)

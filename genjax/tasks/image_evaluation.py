@@ -27,7 +27,7 @@ def image_figures(
 
     Distances are in pixels in [-1, 1].
     """
-    train, test = (_images(data.source(split)) for split in ("train", "test"))
+    train, test = (labelled_images(data.source(split)) for split in ("train", "test"))
     pixels, train_pixels, test_pixels = (images.reshape(len(images), -1) for images in (samples, train[0], test[0]))
     figures: dict[str, float | int | str] = {}
     if labels is not None:
@@ -43,6 +43,7 @@ def image_figures(
     return figures | {"samples": len(samples), "test_images": len(test_pixels), "train_images": len(train_pixels)}
 
 
-def _images(source: Any) -> tuple[np.ndarray, np.ndarray]:
+def labelled_images(source: Any) -> tuple[Float[np.ndarray, "N H W C"], Int[np.ndarray, " N"]]:
+    """All pictures of a source that can be read, and their labels."""
     examples = [example for example in map(source.__getitem__, range(len(source))) if example is not None]
     return np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])

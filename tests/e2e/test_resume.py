@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from genjax import config
-from genjax.training.checkpoints import Checkpoints
-from genjax.training.update import initial_state
+from genjax.parallel.mesh import Mesh
+from genjax.runs.checkpoints import Checkpoints
+from genjax.training.state import abstract_state, to_trees
 
 pytestmark = pytest.mark.e2e
 
@@ -60,14 +61,11 @@ def finish(process):
 def final(workdir):
     """The whole last checkpoint: state and position in the data."""
     task = config.read(workdir / "config.json")
-    optimizer = task.optimizer.build(task.train.steps)
-    template = jax.eval_shape(lambda key: initial_state(task.init(key), optimizer), jax.random.key(0))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    sharded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), template)
+    template = to_trees(abstract_state(task, Mesh(data=1).build()))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step, state, position = checkpoints.restore(sharded)
+    step, state, record = checkpoints.restore(template)
     checkpoints.close()
-    return step, jax.device_get(state), position
+    return step, jax.device_get(state), record
 
 
 def losses(workdir):

@@ -1,15 +1,14 @@
 """Laws of run directories: they belong to one config, and are found again."""
 
 import os
+from dataclasses import dataclass
 
 import pytest
 
 from genjax import config
 from genjax.errors import InputError
-from genjax.training import run_directory
-from genjax.training.loop import Train
-from genjax.training.optimizer import AdamW
-from genjax.training.run_directory import find_run, open_run
+from genjax.runs.directory import DEFAULT_SHIPPED, SHIPPED, find_run, is_shipped, open_run, shipped_runs, trained_runs
+from genjax.training.task import Train
 
 TASK = Train(steps=7)
 
@@ -33,11 +32,36 @@ def test_another_config_is_refused_with_what_differs(tmp_path):
     assert config.read(tmp_path / "x" / "config.json") == TASK
 
 
-def test_fields_that_leave_the_arithmetic_alone_may_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_directory, "MAY_CHANGE", ("warmup",))
-    open_run(tmp_path / "x", AdamW(warmup_steps=3))
-    open_run(tmp_path / "x", AdamW(warmup_steps=4))
-    assert config.read(tmp_path / "x" / "config.json") == AdamW(warmup_steps=4)
+def test_fields_that_say_that_they_may_change_may(tmp_path):
+    open_run(tmp_path / "x", Train(log_every=3))
+    open_run(tmp_path / "x", Train(log_every=4))
+    assert config.read(tmp_path / "x" / "config.json") == Train(log_every=4)
+
+
+@dataclass(frozen=True)
+class Run:
+    train: Train = Train()
+
+
+def test_other_steps_alone_are_asked_about(tmp_path):
+    asked = []
+
+    def goes_on(there, here):
+        asked.append((there.train.steps, here.train.steps))
+        return None if here.train.steps == 9 else "begin anew"
+
+    def run(**train):
+        return Run(Train(**train))
+
+    allow = {"goes_on": goes_on}
+    open_run(tmp_path / "x", run(steps=7), **allow)
+    open_run(tmp_path / "x", run(steps=9), **allow)
+    with pytest.raises(InputError, match="train.steps is 9 there and 10 here.*begin anew"):
+        open_run(tmp_path / "x", run(steps=10), **allow)
+    with pytest.raises(InputError, match="give another --workdir"):
+        open_run(tmp_path / "x", run(steps=9, batch_size=3), **allow)
+    assert asked == [(7, 9), (9, 10)]
+    assert config.read(tmp_path / "x" / "config.json", allow=("genjax.", __name__)).train.steps == 9
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path):
@@ -58,12 +82,22 @@ def test_the_newest_run_with_weights_is_found(tmp_path):
         os.utime(tmp_path / name / "config.json", (1000 - age, 1000 - age))
     for name in ("new", "old"):
         (tmp_path / name / "model.safetensors").write_bytes(b"")
-    assert find_run(None, runs=tmp_path) == tmp_path / "new"
+    assert find_run(None, runs=tmp_path) == (tmp_path / "new", f"the newest below {tmp_path}")
+    assert [run.name for run in trained_runs(tmp_path)] == ["new", "old"]
 
 
-def test_without_runs_the_shipped_one_is_found(tmp_path):
-    assert find_run(None, runs=tmp_path) == run_directory.SHIPPED
-    assert (run_directory.SHIPPED / "config.json").is_file()
+def test_without_runs_a_shipped_one_is_found(tmp_path):
+    found = find_run(None, runs=tmp_path)
+    assert found.directory == SHIPPED / DEFAULT_SHIPPED
+    assert "ships" in found.why
+    assert found.directory in shipped_runs()
+
+
+@pytest.mark.parametrize("run", shipped_runs(), ids=lambda run: run.name)
+def test_a_shipped_run_is_found_by_its_name_and_known_for_what_it_is(run):
+    assert find_run(run.name).directory == run
+    assert is_shipped(run)
+    assert not is_shipped(SHIPPED)
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genjax.training import pictures
+from genjax.runs import pictures
 
 
 def test_the_ends_and_middle_of_the_range():

@@ -2,11 +2,12 @@
 
 import jax
 import pytest
+from flax.linen import meta
 
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.loop import Train
+from genjax.training.task import Train
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +21,14 @@ def task():
 
 
 @pytest.fixture(scope="session")
-def params(task):
+def params(parts):
+    return parts.trained
+
+
+@pytest.fixture(scope="session")
+def parts(task):
     """Random everywhere: zero-initialised gates would hide the blocks."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = meta.unbox(jax.eval_shape(task.init, jax.random.key(0)))
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])

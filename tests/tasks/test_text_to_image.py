@@ -8,22 +8,27 @@ import numpy as np
 import pytest
 
 from genjax.data import Npz
-from genjax.diffusion.solvers import SOLVERS
+from genjax.diffusion.solvers import DPMpp2M, Euler, Heun
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks import text_to_image
-from genjax.tasks.text_to_image import STRATA, Sampler, TextToImage
-from genjax.training.loop import Train
+from genjax.tasks.text_to_image import STRATA, DrawImages, JudgeImages, Sampler, TextToImage, prompts_in_turn
 from genjax.training.optimizer import AdamW
-from genjax.training.update import initial_state, make_update
+from genjax.training.state import initial_state
+from genjax.training.task import Train
+from genjax.training.update import make_update
 
 
 def rows(task, number):
     source, rng = task.data.source("train"), np.random.default_rng(0)
     prepared = [task.prepare(source[i], rng) for i in range(number)]
     return {name: np.stack([row[name] for row in prepared]) for name in prepared[0]}
+
+
+def total(batch):
+    return {"rows": float(len(batch["image"]))}
 
 
 def keys(number):
@@ -33,28 +38,32 @@ def keys(number):
 def test_a_fresh_network_has_the_loss_of_predicting_nothing(task):
     """It predicts 0, so its loss is E (eps - x_0)^2 = 1 + E x_0^2."""
     batch = rows(task, 256)
-    sums = jax.jit(lambda key: task.loss(task.init(key), batch, keys(256)))(jax.random.key(0))
-    assert float(sums.loss / sums.weight) == pytest.approx(1 + np.square(batch["image"]).mean(), rel=0.05)
+    sums = jax.jit(lambda key: task.loss(task.init(key), batch, keys(256), total(batch)))(jax.random.key(0))
+    assert float(sums.losses["loss"]) == pytest.approx(1 + np.square(batch["image"]).mean(), rel=0.05)
 
 
-def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_rows(task, params):
+def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts):
     batch, loss = rows(task, 4), jax.jit(task.loss)
-    whole = loss(params, batch, keys(4))
-    alone = [loss(params, {k: v[i : i + 1] for k, v in batch.items()}, keys(4)[i : i + 1]) for i in range(4)]
-    assert float(whole.loss) == pytest.approx(sum(float(one.loss) for one in alone), rel=1e-5)
-    assert float(whole.weight) == 4
+    whole = loss(parts, batch, keys(4), task.totals(batch))
+    alone = [
+        loss(parts, {k: v[i : i + 1] for k, v in batch.items()}, keys(4)[i : i + 1], task.totals(batch))
+        for i in range(4)
+    ]
+    assert float(whole.losses["loss"]) == pytest.approx(sum(float(one.losses["loss"]) for one in alone), rel=1e-5)
+    assert float(task.totals(batch)["rows"]) == 4
 
 
-def test_a_dropped_caption_is_the_empty_one(task, params):
+def test_a_dropped_caption_is_the_empty_one(task, parts):
     """With dropout 1 the captions do not matter; with dropout 0 they do."""
     batch = rows(task, 4)
     other = batch | {"tokens": batch["tokens"][::-1]}
-    always, never = (jax.jit(replace(task, caption_dropout=rate).loss) for rate in (1.0, 0.0))
-    assert float(always(params, batch, keys(4)).loss) == float(always(params, other, keys(4)).loss)
-    assert float(never(params, batch, keys(4)).loss) != float(never(params, other, keys(4)).loss)
+    for rate, equal in ((1.0, True), (0.0, False)):
+        loss = jax.jit(replace(task, caption_dropout=rate).loss)
+        first, second = (float(loss(parts, each, keys(4), total(batch)).losses["loss"]) for each in (batch, other))
+        assert (first == second) is equal
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [Euler(), Heun(), DPMpp2M()], ids=lambda solver: type(solver).__name__)
 def test_a_sample_does_not_depend_on_its_batch(task, params, solver):
     prompts = [f"a handwritten {name}" for name in task.data.class_names]
     prompts = [prompts[i % 10] for i in range(16)]
@@ -68,7 +77,7 @@ def test_a_sample_does_not_depend_on_its_batch(task, params, solver):
     assert np.abs(together[0] - together[10]).max() > 0.1  # the same prompt, other noise
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [Euler(), Heun(), DPMpp2M()], ids=lambda solver: type(solver).__name__)
 def test_each_sampler_compiles_once(task, params, solver):
     sampler = replace(task.sampler, solver=solver)
     before = text_to_image._draw._cache_size()
@@ -82,7 +91,7 @@ def test_guidance_one_is_the_conditional_prediction_at_half_the_cost(task, param
     a, b = (task.sample(params, ["seven", "one"], seed=0, sampler=s) for s in (free, nearly))
     np.testing.assert_allclose(a, b, atol=1e-4)
     assert (free.evaluations, nearly.evaluations) == (3, 6)
-    assert replace(nearly, solver="heun").evaluations == 12
+    assert replace(nearly, solver=Heun()).evaluations == 12
 
 
 def test_a_trajectory_goes_from_noise_to_the_samples(task, params):
@@ -104,18 +113,61 @@ def test_the_network_computes_in_the_policy_and_returns_float32(task, params):
     assert np.abs(output - exact).max() > 0
 
 
-def test_the_validation_loss_is_fixed_and_named_by_time(task, params):
-    first, second = task.validate(params), task.validate(params)
+def test_the_validation_loss_is_fixed_and_named_by_time(task, parts):
+    first, second = task.validate(parts), task.validate(parts)
     assert first == second
     strata = [first[f"validation_loss/t={t:.4f}"] for t in STRATA]
     assert len(strata) == 8
     assert first["validation_loss"] == pytest.approx(np.mean(strata), rel=1e-6)
 
 
-def test_the_preview_is_a_picture_with_a_column_per_class(task, params):
-    picture = task.preview(params)
-    assert picture.shape == (4 * 9 + 1, 10 * 9 + 1, 1)
-    assert picture.dtype == np.uint8
+def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
+    (picture,) = task.request("preview")(task, parts)
+    assert picture.grid().shape == (4 * 9 + 1, 10 * 9 + 1, 1)
+
+
+def test_what_is_drawn_at_the_door_is_what_the_system_samples(task, parts):
+    request = replace(task.request("sample"), prompt="a handwritten seven", num=3, trajectory=True)
+    pictures, way = request(task, parts)
+    np.testing.assert_allclose(pictures.images, task.sample(parts.trained, ["a handwritten seven"] * 3, seed=0), atol=1e-6)
+    assert pictures.captions == ["a handwritten seven"] * 3
+    assert way.frames.shape == (task.sampler.steps + 1, 3, 8, 8, 1)
+    assert (request.steps, request.guidance) == (task.sampler.steps, task.sampler.guidance)
+
+
+def test_without_a_prompt_the_captions_are_drawn_in_turn(task):
+    prompts = replace(task.request("sample"), num=12).prompts(task)
+    assert prompts[:2] == ["a handwritten zero", "a handwritten one"]
+    assert prompts[10] == prompts[0]
+
+
+def test_samples_are_not_clipped_where_they_are_latents(task, params):
+    """Pixels lie in [-1, 1], latents do not; clipping is a matter of showing pictures."""
+    samples = task.sample(jax.tree.map(lambda leaf: 3 * leaf, params), ["seven"] * 4, seed=0)
+    assert np.abs(samples).max() > 1
+
+
+def test_the_evaluation_says_how_the_samples_were_drawn(task, parts):
+    (figures,) = replace(task.request("evaluate"), num=20)(task, parts)
+    assert (figures.values["nfe"], figures.values["guidance"], figures.values["seed"]) == (6, 2.0, 0)
+    assert figures.values["samples"] == 20
+    assert 0 <= figures.values["conditional_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("request_of", "wrong"), [(DrawImages, {"num": 0}), (DrawImages, {"prompt": "x" * 99}),
+                         (DrawImages, {"steps": 0}), (JudgeImages, {"num": 1})])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_of, wrong):
+    door = "sample" if request_of is DrawImages else "evaluate"
+    request = replace(task.request(door), **wrong)
+    assert isinstance(request, request_of)
+    with pytest.raises(InputError):
+        request.check(task)
+
+
+def test_prompts_take_classes_and_captions_in_turn():
+    prompts, classes = prompts_in_turn([("a", "A"), ("b", "B")], 5)
+    assert prompts == ["a", "b", "A", "B", "a"]
+    assert classes.tolist() == [0, 1, 0, 1, 0]
 
 
 def test_captions_name_the_classes_in_order(task):
@@ -126,18 +178,18 @@ def test_captions_name_the_classes_in_order(task):
 @pytest.mark.parametrize("algorithm", ["psum", "ring"])
 def test_ten_steps_agree_on_any_number_of_devices(task, devices, algorithm):
     """To 1e-6, as asked; and the ring equals psum."""
-    optimizer = AdamW(learning_rate=1e-3, warmup_steps=100).build(1000)
     batches = [rows(task, 8) for _ in range(2)]
+    task = replace(task, optimizer=AdamW(learning_rate=1e-3, warmup_steps=100), train=Train(steps=1000, batch_size=8))
 
     def trained(devices, algorithm):
-        mesh = Mesh(data=devices).build()
-        update = make_update(task.loss, optimizer, mesh, seed=0, all_reduce_algorithm=algorithm)
-        state = initial_state(jax.jit(task.init)(jax.random.key(0)), optimizer)
-        state = jax.device_put(state, replicated(mesh))
+        played = replace(task, mesh=Mesh(data=devices, all_reduce=algorithm))
+        mesh = played.mesh.build()
+        update = make_update(played, mesh)
+        state = jax.jit(lambda key: initial_state(played, key), out_shardings=replicated(mesh))(jax.random.key(0))
         for i in range(10):
             state, _ = update(state, shard_batch(batches[i % 2], mesh))
         assert update._cache_size() == 1
-        return jax.device_get(state.params)
+        return jax.device_get(state.parts.trained)
 
     if "one" not in _TRAINED:
         _TRAINED["one"] = trained(1, "psum")

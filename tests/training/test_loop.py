@@ -14,13 +14,15 @@ from genjax.interop.trees import read_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh
+from genjax.runs.checkpoints import Checkpoint
+from genjax.runs.source import Source
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.checkpoints import Checkpoint
-from genjax.training.loop import Train, fit
+from genjax.training.loop import fit, own_position, positions_of_all, same_course
 from genjax.training.optimizer import AdamW
+from genjax.training.task import Train
 
 TRAIN = Train(
-    steps=8, batch_size=8, log_every=1, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
+    steps=8, batch_size=8, log_every=4, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
 )
 TASK = TextToImage(
     model=MMDiT(channels=1, depth=1, num_heads=1, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
@@ -63,18 +65,21 @@ def test_a_run_directory_documents_itself(straight):
     names = {path.name for path in directory.iterdir()}
     assert names == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "log.txt",
                      "model.safetensors"}  # fmt: skip
-    assert [line["step"] for line in lines(directory)] == list(range(1, 9))
+    assert [line["step"] for line in lines(directory)] == [4, 8]
     assert "validation_loss" in lines(directory)[-1]
     assert [path.name for path in (directory / "samples").iterdir()] == ["step_000008.png"]
     tree, metadata = read_tree(directory / "model.safetensors")
     jax.tree.map(np.testing.assert_array_equal, tree, state.ema)
     assert metadata == {"step": "8"}
-    assert (int(state.step), int(state.updates)) == (8, 8)
+    assert (int(state.step), int(state.updates["loss"])) == (8, 8)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_run_that_was_stopped_goes_on_exactly(straight, tmp_path, monkeypatch, devices):
-    """Stopped at step 5, between checkpoints; resumed, also on four devices, where sums differ in their last bits."""
+    """Stopped at step 5, between checkpoints and lines; also on four devices, where sums differ in their last bits.
+
+    The line at step 8 is of steps 5 to 8, as in the run that was not stopped.
+    """
     directory, whole = straight
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
@@ -88,6 +93,69 @@ def test_a_run_that_was_stopped_goes_on_exactly(straight, tmp_path, monkeypatch,
         assert told[0] == told[1]
     else:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), resumed, whole)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_was_killed_tells_what_one_that_was_not_tells(straight, tmp_path, monkeypatch):
+    """Killed after step 7, resumed at 6, where steps 5 and 6 were not yet told."""
+    from genjax.training.report import Report
+
+    read, seen = Report.read, []
+
+    def dying(self, told):
+        seen.append(1)
+        if len(seen) == 7:
+            raise Killed
+        read(self, told)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "read", dying)
+        with pytest.raises(Killed):
+            fit(TASK, tmp_path / "run")
+    resumed = jax.device_get(fit(TASK, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight[1])
+    told = [[(line["step"], line["loss"]) for line in lines(d)] for d in (straight[0], tmp_path / "run")]
+    assert told[0] == told[1]
+
+
+def test_a_finished_run_goes_on_with_more_steps_where_the_schedule_agrees(straight, tmp_path):
+    """The learning rate is constant after its warm-up: 5 and then 8 steps are 8 steps."""
+    fit(replace(TASK, train=replace(TRAIN, steps=5)), tmp_path / "run")
+    state = jax.device_get(fit(TASK, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, state, straight[1])
+
+
+def test_where_the_schedule_does_not_agree_it_says_how_to_begin_from_there(straight):
+    falling = replace(TASK, optimizer=replace(TASK.optimizer, decay="cosine"))
+    longer = replace(falling, train=replace(TRAIN, steps=9))
+    assert same_course(TASK, replace(TASK, train=replace(TRAIN, steps=9))) is None
+    assert "--train.start.path" in same_course(falling, longer)
+
+
+def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
+    directory, whole = straight
+    begun = replace(TASK, train=replace(TRAIN, steps=1, start=Source(str(directory))))
+    still = replace(begun, optimizer=AdamW(learning_rate=1e-30, warmup_steps=0))
+    state = fit(still, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.parts.trained), whole.ema)
+    other = replace(begun, model=TASK.model.clone(head_dim=16))
+    with pytest.raises(InputError, match="are not those that this run needs: .* has the shape"):
+        fit(other, tmp_path / "other")
+
+
+def test_positions_of_several_processes_are_each_process_own(monkeypatch):
+    alone = {"batches": 3, "skipped": 0, "process": [0, 1], "seed": 0}
+    assert own_position(positions_of_all(alone)) == alone
+    two = [alone | {"process": [i, 2], "skipped": i} for i in range(2)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert own_position(two)["skipped"] == 1
+    # On another number of processes one that has skipped examples is taken, which the loader then refuses.
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert own_position(two) == two[1]
 
 
 def test_a_finished_run_stays_as_it_is(straight):
@@ -147,7 +215,7 @@ def test_what_cannot_be_trained_leaves_no_directory(tmp_path, task, sentence):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}, {"accumulate": 0}])
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Train(**wrong)

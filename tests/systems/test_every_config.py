@@ -1,0 +1,132 @@
+"""Laws that every system keeps, whatever it is: a new config file inherits all of them.
+
+Each variant in a config file's SMOKE is trained for four steps, killed and resumed, sampled, evaluated, and built on a
+mesh that divides its state.
+"""
+
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import sample
+from genjax import config, evaluate
+from genjax.config.tree import leaves
+from genjax.parallel.mesh import shard_batch
+from genjax.runs.weights import read_weights
+from genjax.training.loop import fit
+from genjax.training.state import abstract_state, initial_state
+from genjax.training.update import make_update
+from tests.systems.conftest import ROOT, STEPS, SYSTEMS
+from train import Options
+
+
+def test_every_config_file_offers_a_small_size():
+    assert {system.file for system in SYSTEMS} == set((ROOT / "configs").glob("*.py"))
+
+
+def lines(directory):
+    found = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    timed = ("steps_per_second", "samples_per_second")
+    return [{name: value for name, value in line.items() if name not in timed} for line in found]
+
+
+def test_its_help_names_every_field(system, capsys):
+    with pytest.raises(SystemExit):
+        config.parse_with_config(["--config", system.spec, "--help"], Options())
+    told = capsys.readouterr().out
+    for name in leaves(config.load(system.spec)[0]):
+        assert f"--{name}" in told
+
+
+def test_its_config_is_rebuilt_from_the_run_directory_alone(system, trained):
+    assert config.read(trained[0] / "config.json") == system.task("--mesh.data", "1")
+
+
+def test_it_trains_and_tells(system, trained):
+    directory, state = trained
+    assert [line["step"] for line in lines(directory)] == [2, 4]
+    for line in lines(directory):
+        assert all(np.isfinite(value) for value in line.values() if value is not None)
+    assert int(state.step) == STEPS
+    assert {path.name for path in directory.iterdir()} >= {"config.json", "checkpoints", "log.txt", "model.safetensors"}
+    assert any((directory / "samples").iterdir())
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_and_resumed_it_is_the_run_that_was_not(system, trained, tmp_path, monkeypatch):
+    """Killed while step 4 is told, after the checkpoint of step 2: every bit of the state, and every line."""
+    from genjax.training.report import Report
+
+    read, seen = Report.read, []
+
+    def dying(self, told):
+        seen.append(1)
+        if len(seen) == STEPS:
+            raise Killed
+        read(self, told)
+
+    task = system.task("--mesh.data", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "read", dying)
+        with pytest.raises(Killed):
+            fit(task, tmp_path / "run")
+    resumed = fit(task, tmp_path / "run")
+    chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(trained[1]))
+    assert lines(tmp_path / "run") == lines(trained[0])
+
+
+def test_it_is_sampled(system, trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    sample.main(["--workdir", str(trained[0]), "--out", str(out), *system.door("sample")])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"at step {STEPS} (as named)" in told
+    assert any(out.iterdir())
+
+
+def test_it_is_evaluated(system, trained, capsys):
+    directory = trained[0]
+    evaluate.main(["--workdir", str(directory), *system.door("evaluate")])
+    figures = json.loads((directory / "evaluation.json").read_text())
+    assert figures["step"] == STEPS
+    assert all(np.isfinite(value) for value in figures.values() if not isinstance(value, str))
+    assert json.loads((directory / "evaluations.jsonl").read_text().splitlines()[-1]) == figures
+
+
+def test_its_weights_are_the_same_from_checkpoints_and_from_files(system, trained, tmp_path):
+    directory, _ = trained
+    task = config.read(directory / "config.json")
+    shutil.copytree(directory, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    chex.assert_trees_all_equal(read_weights(directory, task), read_weights(tmp_path / "run", task))
+
+
+def test_what_it_is_asked_wrongly_is_refused(system, trained):
+    from genjax.errors import InputError
+
+    for door in (sample, evaluate):
+        with pytest.raises(InputError, match="--no_such_option is not an option"):
+            door.main(["--workdir", str(trained[0]), "--no_such_option", "1"])
+
+
+def test_its_state_is_divided_over_four_devices_and_steps(system):
+    """One step under FSDP: what is large lies in four pieces, and the loss is finite."""
+    task = system.task("--mesh.data", "1", "--mesh.fsdp", "4", "--train.batch_size", "4", "--train.accumulate", "1")
+    mesh = task.mesh.build()
+    abstract = abstract_state(task, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    whole = jax.tree.leaves(abstract.parts.trained)
+    held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in whole)
+    assert held < 0.6 * sum(leaf.size for leaf in whole)
+    state = jax.jit(lambda key: initial_state(task, key), out_shardings=shardings)(jax.random.key(0))
+    source, rng = task.data.source("train"), np.random.default_rng(0)
+    rows = [task.prepare(source[i], rng) for i in range(4)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    state, told = make_update(task, mesh, shardings=shardings)(state, shard_batch(batch, mesh))
+    assert all(np.isfinite(total) for total, _ in jax.device_get(told.means).values())
+    assert jax.tree.map(lambda leaf: leaf.sharding, state.parts.trained) == shardings.parts.trained

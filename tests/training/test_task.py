@@ -1,0 +1,57 @@
+"""Laws of tasks: their defaults are those of one loss and no state, and misfits are told."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+import pytest
+
+from genjax.errors import InputError
+from genjax.runs.parts import Parts
+from genjax.training.players import LONE, Player
+from genjax.training.task import Task, Train, keyed
+from tests.training.games import ROWS, Game, Regression, batch
+
+
+def test_a_lone_loss_moves_everything_and_divides_by_rows_unless_the_task_says_otherwise():
+    task = Regression()
+    assert task.players() == {LONE: Player(task.optimizer)}
+    assert float(Task.totals(task, batch())["rows"]) == ROWS
+    parts = task.init(None)
+    assert Task.advance(task, parts, {}) is parts.variables
+    assert task.sources() == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impossible(Regression):
+    def init(self, key):
+        raise ValueError("a width of 3 cannot have 2 heads")
+
+
+def test_sizes_that_do_not_fit_are_refused_in_the_words_of_the_network():
+    with pytest.raises(InputError, match="the networks cannot be built: a width of 3 cannot have 2 heads"):
+        Impossible().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger(Game):
+    def init(self, key):
+        return Parts({"critic": {}, "painter": {}})
+
+
+def test_players_that_have_no_part_are_a_defect():
+    Game().check()
+    with pytest.raises(TypeError, match="painter"):
+        Stranger().check()
+
+
+def test_a_key_of_a_row_does_not_depend_on_the_rows_beside_it():
+    together = jax.random.key_data(keyed(3, np.arange(5)))
+    np.testing.assert_array_equal(jax.random.key_data(keyed(3, np.array([4, 2]))), together[[4, 2]])
+    np.testing.assert_array_equal(jax.random.key_data(keyed(jax.random.key(3), np.arange(5))), together)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}, {"accumulate": 0}])
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        replace(Train(), **wrong)
