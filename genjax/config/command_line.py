@@ -21,6 +21,7 @@ tyro turns words into values, and lays out and prints the help. By hand is only 
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from genjax.config.files import load, packages_of
 from genjax.config.hints import alternatives, did_you_mean, in_words, refusal
-from genjax.config.kinds import GENJAX, fields, kinds, takes_kinds, takes_words, type_name
+from genjax.config.kinds import GENJAX, fields, is_open, kinds, takes_kinds, takes_words, type_name
 from genjax.config.record import allowed
 from genjax.config.tree import (
     MISSING,
@@ -188,6 +189,11 @@ def _value(name: str, words: Sequence[str], leaf: Value) -> Any:
         except SystemExit:
             if not words:
                 raise InputError(f"--{name} needs a value: {in_words(accepted)}") from None
+            if takes_kinds(leaf.hint):
+                there = kinds(leaf.hint)
+                taken = f"{in_words(accepted)} or one of {', '.join(there)}"
+                near = did_you_mean(" ".join(words), there)
+                raise InputError(f"--{name} takes {taken}, not {' '.join(words)!r}{near}") from None
             raise refusal(f"--{name}", accepted, " ".join(words)) from None
     return typed(value, leaf.hint, f"--{name}")
 
@@ -268,8 +274,8 @@ def _struct(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     parts = []
     for name, (value, hint) in children(node).items():
-        meaning = functools.partial(_meaning, kind_of(node), name, kind_of(value))
         if takes_kinds(hint):
+            meaning = functools.partial(_meaning_of_choice, kind_of(node), name, hint)
             spelled = ",".join((*kinds(hint), *(["..."] if takes_words(hint) else [])))
             choice = Annotated[str, tyro.conf.arg(name=name, metavar=f"{{{spelled}}}")]
             chosen = _kind_name(Value(value, hint)) if is_node(value) else str(value)
@@ -277,6 +283,7 @@ def _struct(info: StructTypeInfo) -> StructConstructorSpec | None:
             parts.append(StructFieldSpec(name=f"{name} kind", type=choice, default=chosen, helptext=meaning))
             if not is_node(value):
                 continue
+        meaning = functools.partial(_meaning, kind_of(node), name, kind_of(value))
         accepted = type(value) if is_node(value) else _settable(hint, value) or tyro.conf.Fixed[type(value)]
         default = tyro.MISSING if value is MISSING else value
         parts.append(StructFieldSpec(name=name, type=accepted, default=default, helptext=meaning))
@@ -300,6 +307,12 @@ def _meaning(kind: type, name: str, held: type) -> str:
     """The docstring below a field of a dataclass, and the type of the dataclass it holds."""
     held_type = f" ({held.__name__})" if dataclasses.is_dataclass(held) else ""
     return (_meanings(kind).get(name, "") + held_type).strip()
+
+
+def _meaning_of_choice(kind: type, name: str, hint: Any) -> str:
+    """The docstring below a field, or else the first line of those of the protocols it is declared with."""
+    documented = [inspect.cleandoc(option.__doc__ or "") for option in alternatives(hint) if is_open(option)]
+    return _meanings(kind).get(name) or " ".join(text.partition("\n")[0] for text in documented)
 
 
 @functools.cache
