@@ -149,7 +149,7 @@ def _chosen(given: Mapping[str, list[str]], config: Any, allow: Sequence[str]) -
     for name in sorted(given, key=lambda name: name.count(".")):
         # Which names there are depends on the kinds above.
         spelled = _spellings(draft).get(name, name)
-        draft, chosen = choose(draft, {spelled: " ".join(given[name])}, where="--", allow=allow)
+        draft, chosen = choose(draft, spelled, " ".join(given[name]), where="--", allow=allow)
         if chosen:
             del left[name]
     spelled = _spellings(draft)

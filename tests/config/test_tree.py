@@ -64,6 +64,15 @@ def test_the_kind_that_is_there_keeps_its_fields_and_another_has_its_defaults():
     assert C.override(System(times=Beta2P(5.0)), {"times": "LogitNormal"}).times == LogitNormal()
 
 
+def test_an_inner_name_is_a_field_of_what_an_outer_one_puts_there():
+    assert C.override(System(), {"times.a": 2, "times": Beta2P(3.0, LogitNormal(1.0))}).times.inner.mean == 1.0
+    assert C.override(System(), {"times.inner": "Beta2P", "times": Beta2P(3.0)}).times == Beta2P(3.0, Beta2P())
+    told = refused(C.override, System(rival=Player()), {"rival": None, "rival.rate": 3.0})
+    assert told.startswith("rival.rate is not a field of this config")
+    told = refused(C.override, System(times=Beta2P()), {"times": LogitNormal(), "times.a": 3})
+    assert told.startswith("times.a is not a field of this config")
+
+
 def test_override_refuses_what_is_no_kind_or_a_field_of_another():
     assert refused(C.override, System(), {"times": "Bta2P"}).endswith("; did you mean Beta2P?")
     assert refused(C.override, System(), {"times": "Beta2P", "times.std": 1}).startswith("times.std is not a field of")
