@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 import textwrap
-from typing import Generic, Protocol, TypeVar
 
 import pytest
 
@@ -12,16 +11,6 @@ from genjax.diffusion.process import Process
 from genjax.diffusion.times import CosMap, LogitNormal, Mode, TimeDensity, Uniform
 from tests.config.conftest import refused
 from tests.config.room import densities, system
-
-T = TypeVar("T")
-
-
-class Records(Protocol, Generic[T]):
-    size: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> T: ...
 
 
 def test_the_kinds_of_a_protocol_are_the_concrete_frozen_dataclasses_and_networks_of_its_room_that_conform():
@@ -51,13 +40,13 @@ def test_what_takes_kinds_and_what_takes_words_as_well():
     for hint in (system.Density, system.Density | None, system.Digits | system.Folder, system.Player | None):
         assert takes_kinds(hint) and not takes_words(hint)
     assert takes_kinds(float | system.Curve) and takes_words(float | system.Curve)
-    assert takes_kinds(Records[int])
+    assert takes_kinds(system.Records[int])
     for hint in (int, float | None, system.Player, system.Net, tuple[system.Density, ...], dict[str, float], object):
         assert not takes_kinds(hint)
 
 
 def test_a_protocol_asks_for_its_fields_its_methods_and_its_special_methods():
-    assert set(members(Records)) == {"size", "__len__", "__getitem__"}
+    assert set(members(system.Records)) == {"size", "__len__", "__getitem__"}
     assert members(system.Curve) == ("__call__",)
 
 
@@ -87,6 +76,12 @@ def test_a_dotted_path_leads_to_a_dataclass_that_conforms(path, sentence):
     path = f"tests.config.room.{path}"
     assert refused(kind_named, path, system.Density, "--times", ("tests.",)).endswith(sentence)
     assert "only types of genjax are accepted" in refused(kind_named, path, system.Density, "--times")
+
+
+def test_a_generic_protocol_is_one_like_any_other():
+    told = refused(kind_named, "tests.config.room.system.Player", system.Records[int] | None, "--records", ("tests.",))
+    assert told.endswith("is none: it has no size, __getitem__, __len__")
+    assert kinds(system.Records[int] | None) == {"None": type(None)}
 
 
 def test_two_kinds_of_one_name_go_by_their_paths(tmp_path, monkeypatch):

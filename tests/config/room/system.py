@@ -1,11 +1,13 @@
 """A small system with every kind of field that a config may have."""
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import flax.linen as nn
 
 from genjax.errors import InputError
+
+T = TypeVar("T")
 
 
 class Net(nn.Module):
@@ -37,6 +39,14 @@ class Density(Protocol):
 
 class Curve(Protocol):
     def __call__(self, step): ...
+
+
+class Records(Protocol, Generic[T]):
+    size: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> T: ...
 
 
 @dataclasses.dataclass(frozen=True)
