@@ -3,7 +3,8 @@
 A config is a composition of frozen dataclasses, networks (Linen modules) among them. `tree` says what that means and
 changes it, `kinds` finds what a field may hold by name, `values` and `hints` check values against declared types,
 `record` writes a config to JSON and rebuilds it from JSON alone (`moved` knows what has moved since), `files` loads
-config files and `command_line` reads `--dotted.field value`. Everything refused is an `InputError` of one sentence.
+config files, and `command_line` reads `--dotted.field value` with the `options` that tyro knows. Everything refused is
+an `InputError` of one sentence.
 """
 
 from genjax.config.command_line import parse, parse_with, parse_with_config, run

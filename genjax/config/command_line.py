@@ -19,35 +19,16 @@ tyro turns words into values, and lays out and prints the help. By hand is only 
 """
 
 import contextlib
-import dataclasses
-import functools
-import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
-
-import docstring_parser
-import flax.linen as nn
-import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from typing import Any, TypeVar
 
 from genjax.config.files import load, packages_of
-from genjax.config.hints import alternatives, did_you_mean, in_words, refusal
-from genjax.config.kinds import GENJAX, fields, kinds, takes_kinds, takes_words, type_name
+from genjax.config.hints import did_you_mean
+from genjax.config.kinds import GENJAX, fields, kinds, takes_kinds, type_name
+from genjax.config.options import kind_name, print_help, value_of
 from genjax.config.record import allowed
-from genjax.config.tree import (
-    MISSING,
-    Value,
-    children,
-    choose,
-    frozen,
-    is_node,
-    kind_of,
-    leaves,
-    place,
-    walk,
-)
-from genjax.config.values import typed
+from genjax.config.tree import MISSING, Value, children, choose, frozen, is_node, kind_of, leaves, place, walk
 from genjax.errors import InputError
 
 Options = TypeVar("Options")
@@ -116,10 +97,10 @@ def parse_with(
     except InputError:
         if asks_for_help:  # What is known of the options is what helps to put it right.
             with contextlib.suppress(SystemExit):
-                _help(groups)
+                print_help(groups)
         raise
     if asks_for_help:
-        _help(groups)
+        print_help(groups)
     _refuse_unknown(rest, groups)
     return options, None if config is None else _filled(config, rest)
 
@@ -148,7 +129,7 @@ def _chosen(given: Mapping[str, list[str]], config: Any, allow: Sequence[str]) -
     for name in sorted(given, key=lambda name: name.count(".")):
         # Which names there are depends on the kinds above.
         spelled = _spellings(draft).get(name, name)
-        draft, chosen = choose(draft, {spelled: " ".join(given[name])}, where="--", allow=allow)
+        draft, chosen = choose(draft, spelled, " ".join(given[name]), where="--", allow=allow)
         if chosen:
             del left[name]
     spelled = _spellings(draft)
@@ -163,33 +144,12 @@ def _spellings(draft: Any) -> dict[str, str]:
 def _filled(draft: Any, given: Mapping[str, list[str]]) -> Any:
     """The config with what is `given` for its leaves."""
     there = leaves(draft)
-    values = {name: _value(name, words, there[name]) for name, words in given.items()}
+    values = {name: value_of(name, words, there[name]) for name, words in given.items()}
     for name, leaf in there.items():
         if leaf.value is MISSING and name not in values:
             holder = type_name(kind_of(dict(walk(draft))[name.rpartition(".")[0]].value))
             raise InputError(f"--{name} is missing: {holder} needs it and has no default for it")
     return frozen(place(draft, values))
-
-
-def _value(name: str, words: Sequence[str], leaf: Value) -> Any:
-    """The value that `words` spell for a leaf. Raises `InputError` for words that do not fit its type."""
-    accepted = _settable(leaf.hint, leaf.value)
-    if accepted is None:
-        raise InputError(f"--{name} cannot be set on the command line, only in the config file")
-    if not words and leaf.hint is bool:
-        words = ["True"]
-    # With "=", a single word may begin with a hyphen.
-    arguments = [f"--{name}={words[0]}"] if len(words) == 1 else [f"--{name}", *words]
-    field = StructFieldSpec(name=name, type=accepted, default=tyro.MISSING)
-    alone = StructConstructorSpec(fields=(field,), instantiate=lambda **parsed: parsed[name])
-    with contextlib.redirect_stderr(io.StringIO()):
-        try:
-            value = _tyro(arguments, lambda info: alone if info.type is _Root else None, _Root(()))
-        except SystemExit:
-            if not words:
-                raise InputError(f"--{name} needs a value: {in_words(accepted)}") from None
-            raise refusal(f"--{name}", accepted, " ".join(words)) from None
-    return typed(value, leaf.hint, f"--{name}")
 
 
 def _refuse_unknown(names: Iterable[str], groups: Sequence[Any]) -> None:
@@ -200,7 +160,7 @@ def _refuse_unknown(names: Iterable[str], groups: Sequence[Any]) -> None:
         if inside:
             raise InputError(f"--{name} is chosen by the config file; here one sets --{', --'.join(inside)}")
         holder = next((outer for outer in _outer(name) if outer in there and takes_kinds(there[outer].hint)), None)
-        told = f", whose {holder} is {_kind_name(there[holder])}" if holder else ""
+        told = f", whose {holder} is {kind_name(there[holder])}" if holder else ""
         kind = "a field of this config" if "." in name else "an option"
         others = _with_field(name, holder, there[holder]) if holder else ""
         near = others or did_you_mean(name, known, "--") or "; --help lists what there is"
@@ -218,92 +178,3 @@ def _with_field(name: str, holder: str, held: Value) -> str:
     field = name[len(holder) + 1 :].partition(".")[0]
     having = [n for n, kind in kinds(held.hint).items() if kind is not type(None) and field in fields(kind)]
     return f"; --{holder} {' or '.join(having)} has it" if having else ""
-
-
-def _kind_name(held: Value) -> str:
-    """The name by which the kind of a value is chosen."""
-    kind = kind_of(held.value)
-    return next((name for name, other in kinds(held.hint).items() if other is kind), type_name(kind))
-
-
-# ------------------------------------------------------------------------------------------------------ what tyro sees
-
-
-@dataclasses.dataclass(frozen=True)
-class _Root:
-    """The groups whose fields are named on the command line without a prefix."""
-
-    groups: Sequence[Any]
-
-
-def _help(groups: Sequence[Any]) -> None:
-    _tyro(["--help"], _struct, _Root(groups), kind_of(groups[0]).__doc__)
-
-
-def _tyro(arguments: Sequence[str], rule: Callable, root: _Root, description: str | None = None) -> Any:
-    """What tyro makes of the arguments; SystemExit where it prints the help or refuses them."""
-    registry = ConstructorRegistry()
-    registry.struct_rule(rule)
-    return tyro.cli(
-        _Root,
-        args=arguments,
-        default=root,
-        description=description,
-        registry=registry,
-        config=(tyro.conf.FlagConversionOff,),
-        use_underscores=True,
-    )
-
-
-def _struct(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """tyro's view of a node, for the help: its children are options, and so is the kind of one that can be chosen."""
-    node = info.default
-    if isinstance(node, _Root):
-        parts = [
-            StructFieldSpec(name=str(index), type=Annotated[type(group), tyro.conf.arg(name="")], default=group)
-            for index, group in enumerate(node.groups)
-        ]
-        return StructConstructorSpec(fields=tuple(parts), instantiate=dict)
-    if not is_node(node):
-        return None
-    parts = []
-    for name, (value, hint) in children(node).items():
-        meaning = functools.partial(_meaning, kind_of(node), name, kind_of(value))
-        if takes_kinds(hint):
-            spelled = ",".join((*kinds(hint), *(["..."] if takes_words(hint) else [])))
-            choice = Annotated[str, tyro.conf.arg(name=name, metavar=f"{{{spelled}}}")]
-            chosen = _kind_name(Value(value, hint)) if is_node(value) else str(value)
-            chosen = tyro.MISSING if value is MISSING else chosen
-            parts.append(StructFieldSpec(name=f"{name} kind", type=choice, default=chosen, helptext=meaning))
-            if not is_node(value):
-                continue
-        accepted = type(value) if is_node(value) else _settable(hint, value) or tyro.conf.Fixed[type(value)]
-        default = tyro.MISSING if value is MISSING else value
-        parts.append(StructFieldSpec(name=name, type=accepted, default=default, helptext=meaning))
-    return StructConstructorSpec(fields=tuple(parts), instantiate=dict)
-
-
-def _settable(hint: Any, value: Any) -> Any:
-    """What of a leaf's type words can spell, as `float | None` of `float | Schedule | None`; None if nothing."""
-    spelled = tuple(option for option in alternatives(hint) if _spelled(option)) or (type(value),)
-    return Union[spelled] if _spelled(spelled[0]) and spelled != (type(None),) else None  # noqa: UP007
-
-
-def _spelled(hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return True
-    inner = [option for option in get_args(hint) if option is not Ellipsis]
-    return all(map(_spelled, inner)) if inner else hint in (int, float, str, bool, type(None), tuple, dict)
-
-
-def _meaning(kind: type, name: str, held: type) -> str:
-    """The docstring below a field of a dataclass, and the type of the dataclass it holds."""
-    held_type = f" ({held.__name__})" if dataclasses.is_dataclass(held) else ""
-    return (_meanings(kind).get(name, "") + held_type).strip()
-
-
-@functools.cache
-def _meanings(kind: type) -> dict[str, str]:
-    kinds = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base) and base is not nn.Module]
-    documented = [part for base in kinds for part in docstring_parser.parse_from_object(base).params]
-    return {part.arg_name: " ".join((part.description or "").split()) for part in documented}

@@ -213,12 +213,17 @@ def kind_named(word: str, hint: Any, where: str, allow: Sequence[str] = GENJAX) 
     if takes_words(hint) and (not is_path or str in alternatives(hint)):
         return None
     listed = f"one of {', '.join(there)}" if there else f"the dotted path to {_protocols(hint)}"
-    failures = [told for option in alternatives(hint) if is_open(option) for told in room(option).failures]
+    failures = [
+        told
+        for option in alternatives(hint)
+        if is_open(option)
+        for told in room(typing.get_origin(option) or option).failures
+    ]
     untold = f" ({'; '.join(failures)})" if failures else ""
     if is_path:
         kind = dataclass_named(word, where, allow)
-        fitting = [option for option in alternatives(hint) if isinstance(typing.get_origin(option) or option, type)]
-        if any(conforms(kind, option) for option in fitting if option is not type(None)):
+        fitting = [o for o in (typing.get_origin(o) or o for o in alternatives(hint)) if isinstance(o, type)]
+        if any(conforms(kind, option) for option in fitting):
             return kind
         lacked = [name for option in fitting if is_protocol(option) for name in lacking(kind, option)]
         why = f": it has no {', '.join(lacked)}" if lacked else ""

@@ -112,44 +112,32 @@ def override(config: Config, changes: Mapping[str, Any], *, allow: Sequence[str]
 
     Raises `InputError` for an unknown name or a value of the wrong type; a dataclass may raise its own when rebuilt.
     """
-    draft, chosen = choose(config, changes, allow=allow)
-    known = dict(walk(draft)) | {name: value for change in changes for name, value in _inside(change, changes)}
-    for name in changes:
-        if name not in known:
+    draft = config
+    for name in sorted(changes, key=lambda name: name.count(".")):
+        held = dict(walk(draft)).get(name)
+        if held is None:
             near = did_you_mean(name, leaves(draft)) or f"; the config has {', '.join(children(draft))}"
             raise InputError(f"{name} is not a field of this config{near}")
-    values = {name: typed(value, known[name].hint, name) for name, value in changes.items() if name not in chosen}
-    return frozen(place(draft, values))
+        draft, chosen = choose(draft, name, changes[name], allow=allow)
+        draft = draft if chosen else place(draft, {name: typed(changes[name], held.hint, name)})
+    return frozen(draft)
 
 
-def _inside(name: str, changes: Mapping[str, Any]) -> Iterable[tuple[str, Value]]:
-    """The names below a node that is itself given: they may be those of another kind than the one there."""
-    return walk(changes[name], prefix=f"{name}.") if is_node(changes[name]) else ()
+def choose(draft: Any, name: str, value: Any, *, where: str = "", allow: Sequence[str] = GENJAX) -> tuple[Any, bool]:
+    """`draft`, a config or a draft of one, with the kind at the dotted `name` that `value` names, and whether it did.
 
-
-def choose(
-    config: Any, given: Mapping[str, Any], *, where: str = "", allow: Sequence[str] = GENJAX
-) -> tuple[Any, set[str]]:
-    """A draft of `config` that holds the kinds named by those of the `given` values that name one, and their names.
-
-    A kind other than the one there comes with its defaults. Where words that name no kind are given in the place of a
-    node, the draft holds `MISSING`. Sentences call the fields by their names after `where`.
+    A kind other than the one there comes with its defaults. Where other words are given in the place of a kind, the
+    draft then holds `MISSING`. Raises `InputError`, naming `where + name`, for words that the field does not take.
     """
-    draft, chosen = config, set()
-    for name in sorted(given, key=lambda name: name.count(".")):
-        held = dict(walk(draft)).get(name)
-        if held is None or not isinstance(given[name], str) or not takes_kinds(held.hint):
-            continue
-        kind = kind_named(given[name], held.hint, where + name, allow)
-        if kind is not None:
-            chosen.add(name)
-        if kind is None:
-            draft = place(draft, {name: MISSING}) if is_node(held.value) else draft
-        elif kind is type(None):
-            draft = place(draft, {name: None})
-        elif kind is not kind_of(held.value):
-            draft = place(draft, {name: Draft.of_defaults(kind)})
-    return draft, chosen
+    held = dict(walk(draft)).get(name)
+    if held is None or not isinstance(value, str) or not takes_kinds(held.hint):
+        return draft, False
+    kind = kind_named(value, held.hint, where + name, allow)
+    if kind is None:
+        return (place(draft, {name: MISSING}) if is_node(held.value) else draft), False
+    if kind is kind_of(held.value):
+        return draft, True
+    return place(draft, {name: None if kind is type(None) else Draft.of_defaults(kind)}), True
 
 
 def place(node: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:

@@ -1,114 +1,12 @@
-"""A small system with every kind of field that a config may have, and what it is for bad input to be refused."""
+"""What it is for bad input to be refused, and where the small system of these tests lives."""
 
-import dataclasses
-from typing import Any, Literal, Protocol
-
-import flax.linen as nn
 import pytest
 
 from genjax.errors import InputError
+from tests.config.room import system
 
-HERE = __name__
-ALLOWED = (f"{HERE}.", "genjax.")
-
-
-class Net(nn.Module):
-    """A network."""
-
-    depth: int
-    """Number of layers."""
-    width: int = 8
-    """Channels of a layer."""
-    kernel: tuple[int, int] = (3, 3)
-    """Height and width of the kernels."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.width)(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-    seed: int = 0
-    """Seed of the random numbers."""
-
-
-class Density(Protocol):
-    def log_prob(self, t): ...
-
-
-@dataclasses.dataclass(frozen=True)
-class LogitNormal:
-    """t = sigmoid(n), n normal."""
-
-    mean: float = 0
-    """Mean of n."""
-    std: float = 1.0
-    """Standard deviation of n."""
-
-    def __post_init__(self):
-        if self.std <= 0:
-            raise InputError(f"LogitNormal takes a positive std, not {self.std}")
-
-    def log_prob(self, t):
-        return t
-
-
-@dataclasses.dataclass(frozen=True)
-class Player:
-    rate: float = 1e-3
-    """Learning rate of the player."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Digits:
-    path: str = "digits"
-    """Where the pictures lie."""
-    mixture: dict[str, float] = dataclasses.field(default_factory=lambda: {"train": 1.0, "extra-set": 0.5})
-    """Weight of each part."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-    root: str
-    """Where the folder lies."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Train(Base):
-    steps: int = 3
-    """Number of updates."""
-    batch_size: int = 4
-    """Rows of a batch."""
-    clip: float | None = None
-    """Largest norm of the gradient."""
-    warm: bool = False
-    """Whether the rate rises
-    at the start."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape of the learning rate."""
-    betas: tuple[float, ...] = (0.9, 0.95)
-    """Decay rates of the moments."""
-
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """A small system."""
-
-    model: nn.Module = Net(depth=2)
-    """The network."""
-    times: Density = LogitNormal()
-    """Density of the times."""
-    data: Digits | Folder = dataclasses.field(default_factory=Digits)
-    """What it learns from."""
-    players: tuple[Player, ...] = (Player(), Player(2e-3))
-    """Who plays."""
-    rival: Player | None = None
-    """Another player."""
-    train: Train = Train()
-    """How it learns."""
-    anything: Any = 1
-    """Anything."""
+HERE = system.__name__
+ALLOWED = ("tests.config.room.", "genjax.")
 
 
 def refused(function, *args, **kwargs) -> str:

@@ -9,7 +9,10 @@ import pytest
 
 from genjax import config as C
 from genjax.config.tree import leaves
-from tests.config.conftest import HERE, Digits, Net, Player, System, Train, refused
+from genjax.errors import InputError
+from tests.config.conftest import HERE, refused
+from tests.config.room.densities import Beta2P, Cosine
+from tests.config.room.system import Density, Digits, Folder, LogitNormal, Net, Player, System, Train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +118,10 @@ def test_a_door_without_a_config_reads_its_own_options():
         ("--train.schedule x", "--train.schedule takes one of cosine, constant, not 'x'"),
         ("--model.kernel 1", "--model.kernel takes an int and an int, not '1'"),
         ("--train.steps 3 --train.steps=4", "--train.steps is given twice"),
-        ("--data digits", "--data is chosen by the config file; here one sets --data.path, "),
-        ("--rival x", "--rival cannot be set on the command line, only in the config file"),
+        ("--train x", "--train is chosen by the config file; here one sets --train.seed, "),
+        ("--data x", "--data takes one of Digits, Folder, not 'x'"),
+        ("--sealed x", "--sealed cannot be set on the command line, only in the config file"),
+        ("--rival x", "--rival takes one of Player, None, not 'x'"),
         ("--times.std -1", "LogitNormal takes a positive std, not -1.0"),
     ],
 )
@@ -155,7 +160,8 @@ def test_help_lists_every_leaf_with_type_default_and_meaning(cli, capsys, monkey
         "--train.clip {None}|FLOAT Largest norm of the gradient. (default: None)",
         "--train.warm {True,False} Whether the rate rises at the start. (default: False)",
         "--train.schedule {cosine,constant} Shape of the learning rate. (default: cosine)",
-        "--rival {fixed} Another player. (fixed to: None)",
+        "--sealed {fixed} Not for the command line. (fixed to: None)",
+        "--rival {Player,None} Another player. (default: None)",
     ):
         assert part in text
     assert "model.name" not in text and "parent" not in text
@@ -165,6 +171,158 @@ def test_help_of_another_variant_shows_its_defaults(file, capsys):
     with pytest.raises(SystemExit):
         C.parse_with_config(["--help", "--config", f"{file}:medium"], Door())
     assert "(default: 6)" in capsys.readouterr().out
+
+
+# ---- kinds
+
+
+def test_a_kind_is_chosen_by_name_and_its_fields_are_set_wherever_they_stand(cli):
+    given = ["--times.a", "2", "--times", "beta-2p", "--times.inner.std=3", "--times.inner", "LogitNormal"]
+    for words in (given, [*given[4:], *given[:4]]):
+        assert cli(*words)[1].times == Beta2P(2.0, LogitNormal(std=3.0))
+    assert cli("--data", "folder", "--data.root=x")[1].data == Folder("x")
+    assert cli("--rival=player", "--rival.rate", "3")[1].rival == Player(3.0)
+    assert cli("--rival", "player", "--players.0.rate", "3")[1].rival == Player()
+    assert cli("--times", "tests.config.room.densities.Beta2P")[1].times == Beta2P()
+
+
+def test_the_kind_that_is_there_keeps_its_fields_and_another_has_its_defaults(file):
+    file.write_text(CONFIG_FILE.replace("return System()", "return System(times=LogitNormal(5.0), rival=Player(5.0))"))
+    file.write_text(file.read_text().replace("import Net", "import LogitNormal, Net, Player"))
+    cli = lambda *words: C.parse_with_config(["--config", str(file), *words], Door())[1]  # noqa: E731
+    assert cli("--times", "logit_normal", "--times.std", "2").times == LogitNormal(5.0, 2.0)
+    assert cli("--times", "Beta2P", "--times.inner", "LogitNormal").times == Beta2P()
+    assert cli("--rival", "None").rival is None
+
+
+def test_a_field_may_take_a_number_or_a_kind(cli, file):
+    assert cli("--curve", "2")[1].curve == 2.0
+    assert cli("--curve", "cosine", "--curve.period", "3")[1].curve == Cosine(3)
+    file.write_text(
+        "from tests.config.room.densities import Cosine\n" + CONFIG_FILE.replace("()", "(curve=Cosine())", 2)
+    )
+    file.write_text(file.read_text().replace("nano(curve=Cosine())", "nano()"))
+    assert cli()[1].curve == Cosine()
+    assert cli("--curve", "0.5")[1].curve == 0.5
+    assert refused(cli, "--curve", "0.5", "--curve.period", "3").startswith("--curve.period is not a field of this")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--times LogitNormall", "--times takes one of Beta2P, Tabulated, Learnt, LogitNormal, not 'LogitNormall' ("),
+        ("--times LogitNormall", "; did you mean LogitNormal?"),
+        ("--times", "--times needs a value: one of Beta2P, "),
+        ("--times LogitNormal x", "not 'LogitNormal x'"),
+        ("--times.a 3", "--times.a is not a field of this config, whose times is LogitNormal; --times Beta2P has it"),
+        ("--times Beta2P --times.std 3", ", whose times is Beta2P; --times LogitNormal has it"),
+        ("--rival.rate 3", "--rival.rate is not a field of this config, whose rival is None; --rival Player has it"),
+        ("--data Folder", "--data.root is missing: tests.config.room.system.Folder needs it and has no default for it"),
+        ("--times Tabulated --times.path a b", "--times.path takes a string, not 'a b'"),
+        ("--times tests.config.room.densities.Nothing", "Nothing is none: it has no log_prob"),
+        ("--times tests.config.room.densities.Nobody", "there is no such type"),
+        ("--times my_package.Kind", "; name its package with --allow my_package to import it"),
+        ("--curve x", "--curve takes a float or one of Cosine, Net, not 'x'"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused_in_one_sentence(cli, words, sentence):
+    assert sentence in refused(cli, *words.split())
+
+
+def test_help_lists_the_kinds_and_the_fields_of_the_one_chosen(cli, capsys):
+    def told(*words):
+        with pytest.raises(SystemExit):
+            cli(*words, "--help")
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    text = told()
+    assert "--times {Beta2P,Tabulated,Learnt,LogitNormal} Density of the times. (default: LogitNormal)" in text
+    assert "--data {Digits,Folder} What it learns from. (default: Digits)" in text
+    assert "--last {Beta2P,Tabulated,Learnt,LogitNormal} A distribution over times. (default: LogitNormal)" in text
+    assert "--curve {Cosine,Net,...} A number, or a curve. (default: 1.0)" in text
+    assert "--times.mean" in text and "--times.a " not in text
+    text = told("--times", "beta2p", "--rival", "player", "--curve", "cosine", "--data", "folder")
+    for part in (
+        "(default: Beta2P)",
+        "--times.a FLOAT Its first parameter. (default: 1.0)",
+        "--times.inner {Beta2P,Tabulated,Learnt,LogitNormal} A density inside of it. (default: LogitNormal)",
+        "--rival.rate FLOAT Learning rate of the player. (default: 0.001)",
+        "--curve.period INT (default: 10)",
+        "--data.root STR Where the folder lies. (required)",
+    ):
+        assert part in text
+    assert "--times.mean" not in text and "--data.path" not in text
+
+
+# ---- two groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Asks:
+    """Draw samples."""
+
+    workdir: str = "newest"
+    """Run directory."""
+    allow: tuple[str, ...] = ()
+    """Packages that may be imported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a run can be asked."""
+
+    num: int = 16
+    """Number of samples."""
+    times: Density | None = None
+    """Density of the times."""
+    hidden: int = dataclasses.field(default=0, init=False)
+    """Nobody's business."""
+
+
+def request_of(options):
+    if options.workdir == "never":
+        raise InputError("there is no run at never")
+    return Request(num=len(options.workdir))
+
+
+def test_a_second_group_of_options_follows_from_the_first():
+    parse = lambda *words: C.parse_with(words, Asks(), request_of)  # noqa: E731
+    assert parse() == (Asks(), Request(6))
+    assert parse("--times.mean=2", "--times", "LogitNormal", "--workdir", "a") == (
+        Asks("a"),
+        Request(1, LogitNormal(2.0)),
+    )
+    assert parse("--num", "3")[1] == Request(3)
+    assert parse("--times", "tests.config.room.densities.Beta2P")[1].times == Beta2P()
+    assert refused(parse, "--nmu", "3") == "--nmu is not an option; did you mean --num?"
+    assert refused(parse, "--wrokdir", "3") == "--wrokdir is not an option; did you mean --workdir?"
+    assert refused(parse, "--hidden", "3").startswith("--hidden is not an option")
+    assert refused(parse, "x") == "'x' is not an option: options are written --name value"
+    assert refused(parse, "--workdir", "never", "--num", "3") == "there is no run at never"
+
+
+def test_the_option_allow_admits_dotted_paths_to_kinds():
+    in_genjax = {"__module__": "genjax.elsewhere"}
+    kind = dataclasses.make_dataclass("Elsewhere", [("held", Density, LogitNormal)], frozen=True, namespace=in_genjax)
+    second = lambda options: kind(held=None)  # noqa: E731
+    words = ["--held", "tests.config.room.densities.Beta2P"]
+    assert "only types of genjax are accepted" in refused(C.parse_with, words, Asks(), second)
+    options, request = C.parse_with([*words, "--allow", "tests"], Asks(), second)
+    assert request.held == Beta2P()
+    assert refused(C.parse_with, ["--allow", "../x"], Asks(), request_of) == (
+        "--allow takes names of packages, such as my_package, not '../x'"
+    )
+
+
+def test_one_help_tells_both_groups_and_the_first_alone_where_there_is_no_second(capsys):
+    with pytest.raises(SystemExit):
+        C.parse_with(["--workdir", "abc", "--help", "--times", "LogitNormal"], Asks(), request_of)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in ("Draw samples.", "--workdir STR", "--num INT Number of samples. (default: 3)", "--times.mean FLOAT"):
+        assert part in text
+    assert "hidden" not in text
+    assert refused(C.parse_with, ["--help", "--workdir", "never"], Asks(), request_of) == "there is no run at never"
+    assert "--workdir STR" in capsys.readouterr().out
 
 
 def test_bad_input_ends_a_program_with_one_line_and_code_2():

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genjax import config as C
-from tests.config.conftest import ALLOWED, HERE, Digits, Folder, LogitNormal, Net, Player, System, Train, refused
+from tests.config.conftest import ALLOWED, HERE, refused
+from tests.config.room.densities import Beta2P, Cosine
+from tests.config.room.system import Digits, Folder, LogitNormal, Net, Player, System, Train
 
 
 def through_json(config):
@@ -124,6 +126,20 @@ def test_a_missing_field_takes_its_default_or_is_refused():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), jnp.float32, [1], {1: 2}, {"type": 1}, len])
 def test_what_json_cannot_hold_is_refused(value):
     assert refused(C.to_dict, System(anything=value)).startswith("anything cannot be recorded: ")
+
+
+def test_the_name_of_a_kind_that_an_old_record_holds_is_that_kind():
+    data = C.to_dict(System()) | {"times": "beta_2p", "curve": "cosine"}
+    again = C.from_dict(data, allow=ALLOWED)
+    assert (again.times, again.curve) == (Beta2P(), Cosine())
+    assert C.to_dict(again)["times"]["type"] == "tests.config.room.densities.Beta2P"
+    told = refused(C.from_dict, data | {"times": "bta_2p"}, allow=ALLOWED)
+    assert told.startswith("times takes one of Beta2P, ") and told.endswith("; did you mean Beta2P?")
+
+
+def test_a_rebuilt_config_can_be_hashed():
+    config = System(anything={"a": ({"b": 1},)})
+    assert hash(through_json(config)) == hash(through_json(config)) == hash(C.frozen(config))
 
 
 def test_what_cannot_be_read_is_not_saved(tmp_path):
