@@ -1,0 +1,231 @@
+"""Language models: the next token of packed rows, in nats, and texts that go on from a prompt.
+
+    loss = - sum over tokens of log p(token_{t+1} | tokens up to t of the same document)  /  number of those tokens
+
+The number is taken over the whole batch first (`totals`), so that a row of little text weighs what it has.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from genjax.data import Dataset, Text
+from genjax.errors import InputError
+from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.language.losses import bits_per_byte, next_token_loss, shifted_targets
+from genjax.metrics.compression import compressed_bits_per_byte
+from genjax.models.decoder import Decoder
+from genjax.runs.outputs import Door, Numbers, Output, Request
+from genjax.runs.outputs import Text as Written
+from genjax.runs.parts import Parts
+from genjax.training.precision import POLICIES, cast
+from genjax.training.task import FREE, Sums, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(Task):
+    """A system that writes."""
+
+    model: Decoder = field(default_factory=Decoder)
+    sampler: TokenSampler = field(default=TokenSampler(temperature=0.8, top_p=0.95), metadata=FREE)
+    data: Dataset = Text()
+
+    def check(self) -> None:
+        """Raise InputError where the parts of the config do not fit each other."""
+        needed = self.data.tokenizer.vocabulary
+        if self.model.vocabulary < needed:
+            raise InputError(f"model.vocabulary is {self.model.vocabulary}, and the data has {needed} token ids")
+        super().check()
+
+    # ------------------------------------------------------------------ training
+
+    def init(self, key: Key[Array, ""]) -> Parts:
+        """Fresh parts; `trained` are the parameters of the network."""
+        return Parts(self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"])
+
+    def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A row of tokens, and the document that each is of."""
+        return {"tokens": example["tokens"], "segments": example["segments"]}
+
+    def totals(self, batch: dict[str, Array]) -> PyTree[Array]:
+        """The number of tokens that are predicted."""
+        return {"tokens": jnp.float32(shifted_targets(batch["tokens"], batch["segments"])[1].sum())}
+
+    def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
+        """The mean loss of a token, in nats."""
+        losses, counts = self.token_losses(parts, batch)
+        correct = counts.sum().astype(jnp.float32)
+        return Sums({"loss": losses.sum() / totals["tokens"]}, {"tokens": (correct, jnp.float32(1))})
+
+    def token_losses(self, parts: Parts, batch: dict[str, Array]) -> tuple[Float[Array, "B T"], Array]:
+        """(the loss of the token after each token, which of them count)."""
+        policy = POLICIES[self.train.precision]
+        logits = self.model.apply(
+            {"params": cast(parts.trained, policy.compute)}, batch["tokens"], segments=batch["segments"]
+        )
+        return next_token_loss(logits.astype(policy.accumulate), batch["tokens"], batch["segments"])
+
+    # ------------------------------------------------------------------ writing
+
+    def write(
+        self,
+        params: PyTree[Array],
+        prompts: list[str],
+        *,
+        tokens: int,
+        seed: int,
+        sampler: TokenSampler | None = None,
+        chunk: int = 32,
+    ) -> Iterator[Int[np.ndarray, "B n"]]:
+        """Ids that follow each prompt, some at a time; row i depends on (seed, i, prompt i) alone.
+
+        An empty prompt begins a document. Raises InputError for what cannot be sampled.
+        """
+        tokenizer = self.data.tokenizer
+        rows = [np.concatenate([[tokenizer.border], tokenizer.encode(prompt)]) for prompt in prompts]
+        lengths = np.array([len(row) for row in rows])
+        # Lengths are rounded up, so that prompts of about one length share a compilation.
+        width = -(-int(lengths.max()) // 32) * 32
+        padded = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
+        compute = POLICIES[self.train.precision].compute
+        cache = self.model.empty_cache(len(rows), width + tokens + chunk, compute)
+        network = Partial(_Apply(self.model), cast(params, compute))
+        keys = row_keys(jax.random.key(seed), np.arange(len(rows)))
+        yield from generate(
+            network, sampler or self.sampler, cache, padded, lengths, keys, tokens=tokens, end=tokenizer.border,
+            chunk=min(chunk, tokens),
+        )  # fmt: skip
+
+    def texts(self, params: PyTree[Array], prompts: list[str], **options) -> Iterator[Written]:
+        """One text after another, each streamed as it comes; the options are those of `write`."""
+        seed = options.pop("seed")
+        for i, prompt in enumerate(prompts):
+            ids = (piece[0] for piece in self.write(params, [prompt], seed=seed + i, **options))
+            yield Written(prompt, _decoded(self.data.tokenizer, ids), name=f"{i:04d}")
+
+    # ------------------------------------------------------------------ what people look at
+
+    def validate(self, parts: Parts) -> dict[str, float]:
+        """Loss and bits per token of 128 held-out rows at most."""
+        source = self.data.source("test")
+        nats, count = held_out_nats(self, parts, min(len(source), 128))
+        return {"validation_loss": nats / count, "validation_bits_per_token": bits_per_byte(nats, count)}
+
+    def request(self, door: Door) -> Request:
+        """Texts after a prompt, bits per byte of all that is held out, or one text of a fixed seed."""
+        if door == "evaluate":
+            return MeasureText()
+        given = {name: getattr(self.sampler, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        return WriteText(**given) if door == "sample" else WriteText(**given, max_tokens=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteText:
+    """Write on from a prompt."""
+
+    prompt: str = ""
+    """Beginning of the text; a new document when empty."""
+    num: int = 1
+    """Number of texts."""
+    max_tokens: int = 256
+    """Tokens to write at most; a text may end before."""
+    temperature: float = 1.0
+    """Below 1: likelier tokens more often; 0: always the likeliest."""
+    top_k: int | None = None
+    """Draw from the k likeliest tokens only."""
+    top_p: float | None = None
+    """Draw from the likeliest tokens that have this mass together, above 0 and at most 1."""
+    min_p: float | None = None
+    """Draw from tokens at least this many times as likely as the likeliest, 0 to 1."""
+    seed: int = 0
+    """Seed of the draws; text i is that of seed + i."""
+
+    def sampler(self) -> TokenSampler:
+        """How tokens are chosen. Raises InputError where a field is out of its range."""
+        return TokenSampler(self.temperature, self.top_k, self.top_p, self.min_p)
+
+    def check(self, task: LanguageModel) -> None:
+        if self.num < 1 or self.max_tokens < 1:
+            raise InputError(f"--num and --max_tokens are at least 1, not {self.num} and {self.max_tokens}")
+        self.sampler()
+
+    def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:
+        yield from task.texts(
+            parts.trained, [self.prompt] * self.num, tokens=self.max_tokens, seed=self.seed, sampler=self.sampler()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureText:
+    """Measure bits per byte of what is held out, beside gzip and xz."""
+
+    rows: int | None = None
+    """Number of held-out rows; all of them when not given."""
+
+    def check(self, task: LanguageModel) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise InputError(f"--rows is the number of held-out rows, at least 1, not {self.rows}")
+
+    def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:
+        available = len(task.data.source("test"))
+        rows = min(self.rows or available, available)
+        nats, count = held_out_nats(task, parts, rows)
+        whole = task.data.held_out_bytes()
+        figures = {"bits_per_byte": bits_per_byte(nats, len(whole) if rows == available else count)}
+        figures |= {f"{name}_bits_per_byte": value for name, value in compressed_bits_per_byte(whole).items()}
+        yield Numbers(figures | {"nats_per_token": nats / count, "tokens": count, "rows": rows, "bytes": len(whole)})
+
+
+def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: int = 32) -> tuple[float, int]:
+    """(the summed loss of the first held-out rows in nats, how many tokens they predict)."""
+    source, rng = task.data.source("test"), np.random.default_rng(0)
+    nats, count = 0.0, 0
+    for first in range(0, rows, batch_size):
+        prepared = [task.prepare(source[i], rng) for i in range(first, min(first + batch_size, rows))]
+        batch = {name: np.stack([row[name] for row in prepared]) for name in prepared[0]}
+        # The last batch is filled up with padding, so that there is one shape and one compilation.
+        short = min(batch_size, rows) - len(prepared)
+        batch = {
+            "tokens": np.pad(batch["tokens"], ((0, short), (0, 0))),
+            "segments": np.pad(batch["segments"], ((0, short), (0, 0)), constant_values=-1),
+        }
+        summed, counted = _sums(task, parts, batch)
+        nats, count = nats + float(summed), count + int(counted)
+    return nats, count
+
+
+@partial(jax.jit, static_argnums=0)
+def _sums(task: LanguageModel, parts, batch):
+    losses, counts = task.token_losses(parts, batch)
+    return losses.sum(), counts.sum()
+
+
+@dataclass(frozen=True)
+class _Apply:
+    """The network as the function of parameters and tokens that decoding asks for; equal for equal networks."""
+
+    model: Decoder
+
+    def __call__(self, params, tokens, cache):
+        return self.model.apply({"params": params}, tokens, cache=cache)
+
+
+def _decoded(tokenizer: Any, pieces: Iterator[np.ndarray]) -> Iterator[str]:
+    """The text of ids as they come, up to the end of the document; characters cut by a border of pieces stay whole."""
+    decoder = tokenizer.stream()
+    for ids in pieces:
+        ended = np.flatnonzero(ids == tokenizer.border)
+        text = decoder.decode(ids[: ended[0]] if len(ended) else ids, final=bool(len(ended)))
+        if text:
+            yield text
+        if len(ended):
+            return
+    if rest := decoder.decode(np.zeros(0, np.int32), final=True):
+        yield rest

@@ -1,0 +1,166 @@
+"""Laws of GANs: who sees what, constraints that hold after every step, and samples that are functions of seed and place."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.adversarial.constraints import SpectralNorm, WeightClipping
+from genjax.adversarial.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
+from genjax.adversarial.penalties import R1, R1R2, GradientPenalty, NoPenalty
+from genjax.data import Digits, TwentyFiveGaussians
+from genjax.errors import InputError
+from genjax.models.critics import DCGANCritic, MLPCritic
+from genjax.models.generators import DCGANGenerator, MLPGenerator
+from genjax.parallel.mesh import Mesh, replicated, shard_batch
+from genjax.tasks.gan import GAN, Projected
+from genjax.training.optimizer import SGD, Adam
+from genjax.training.state import initial_state
+from genjax.training.task import Train
+from genjax.training.update import make_update
+
+ADAM = Adam(learning_rate=1e-2, warmup_steps=0, b1=0.5, clip_norm=None)
+TOY = GAN(
+    generator=MLPGenerator(width=8, depth=1),
+    critic=MLPCritic(width=8, depth=2),
+    latent=3,
+    objective=Wasserstein(),
+    penalty=NoPenalty(),
+    data=TwentyFiveGaussians(points=64, test_points=64),
+    optimizer=ADAM,
+    critic_optimizer=ADAM,
+    train=Train(steps=20, batch_size=8),
+)
+PICTURES = replace(
+    TOY, generator=DCGANGenerator(width=8), critic=DCGANCritic(width=8), data=Digits(), objective=NonSaturating()
+)
+
+
+def rows(task, number):
+    source, rng = task.data.source("train"), np.random.default_rng(0)
+    prepared = [task.prepare(source[i], rng) for i in range(number)]
+    return {name: np.stack([row[name] for row in prepared]) for name in prepared[0]}
+
+
+def keys(number):
+    return jax.random.split(jax.random.key(3), number)
+
+
+def trained(task, steps=20, devices=1):
+    task = replace(task, mesh=Mesh(data=devices))
+    mesh = task.mesh.build()
+    update = make_update(task, mesh)
+    state = jax.jit(lambda key: initial_state(task, key), out_shardings=replicated(mesh))(jax.random.key(0))
+    for _ in range(steps):
+        state, told = update(state, shard_batch(rows(task, 8), mesh))
+    return jax.device_get(state), jax.device_get(told)
+
+
+@pytest.mark.parametrize("objective", [Minimax(), NonSaturating(), Hinge(), LeastSquares(), Wasserstein(), Relativistic()])
+@pytest.mark.parametrize("penalty", [NoPenalty(), GradientPenalty(), R1(), R1R2()])
+def test_any_objective_goes_with_any_penalty(objective, penalty):
+    """Finite losses, and the sum of the shares of rows is the loss of the batch."""
+    task = replace(TOY, objective=objective, penalty=penalty)
+    parts, batch = task.init(jax.random.key(0)), rows(TOY, 4)
+    loss = jax.jit(task.loss)
+    whole = loss(parts, batch, keys(4), task.totals(batch)).losses
+    shares = [
+        loss(parts, {"x": batch["x"][i : i + 2]}, keys(4)[i : i + 2], task.totals(batch)).losses for i in (0, 2)
+    ]
+    for player in ("critic", "generator"):
+        assert np.isfinite(whole[player])
+        np.testing.assert_allclose(whole[player], shares[0][player] + shares[1][player], rtol=1e-5)
+
+
+def test_the_penalty_moves_the_critic_alone():
+    task, batch = replace(TOY, penalty=GradientPenalty()), rows(TOY, 4)
+    parts = task.init(jax.random.key(0))
+
+    def critic_loss(generator, task):
+        trained = parts.trained | {"generator": generator}
+        return task.loss(parts._replace(trained=trained), batch, keys(4), {"rows": 4.0}).losses["critic"]
+
+    with_penalty, without = (jax.grad(critic_loss)(parts.trained["generator"], t) for t in (task, TOY))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), with_penalty, without)
+
+
+def test_a_clipped_critic_stays_within_its_limit_at_every_step():
+    state, _ = trained(replace(TOY, constraint=WeightClipping(0.05)))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.parts.trained["critic"]))
+    assert largest == pytest.approx(0.05, rel=1e-5)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.parts.trained["generator"])) > 0.05
+
+
+def test_a_spectrally_normalised_critic_is_one_lipschitz():
+    task = replace(TOY, constraint=SpectralNorm())
+    state, _ = trained(task, steps=40)
+    x = jax.random.normal(jax.random.key(1), (256, 2))
+    slopes = jax.vmap(jax.grad(lambda point: task.score(state.parts, point[None]).sum()))(x)
+    assert np.linalg.norm(slopes, axis=1).max() <= 1.01
+    assert jax.tree.leaves(state.parts.variables)
+
+
+@pytest.mark.parametrize("task", [replace(TOY, constraint=SpectralNorm(), generator_every=3), PICTURES], ids=["toy", "digits"])
+def test_twenty_steps_of_the_game_agree_on_any_number_of_devices(task):
+    """Both players, their averages and moments, and the critic's singular vectors."""
+    steps = 20 if task is not PICTURES else 5
+    one, _ = trained(task, steps)
+    for devices in (2, 4):
+        other, _ = trained(task, steps, devices)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    params = PICTURES.init(jax.random.key(0)).trained["generator"]
+    z = PICTURES.latents(0, 7)
+    together = PICTURES.sample(params, z)
+    np.testing.assert_allclose(together, PICTURES.sample(params, z, batch_size=3), atol=1e-6)
+    np.testing.assert_array_equal(PICTURES.latents(0, 3), z[:3])
+    assert together.shape == (7, 8, 8, 1)
+
+
+def test_truncation_bounds_latents():
+    assert np.abs(TOY.latents(0, 500, 0.5)).max() <= 0.5
+    assert np.abs(TOY.latents(0, 500)).max() > 2
+
+
+def test_classes_are_drawn_on_demand():
+    task = replace(PICTURES, generator=DCGANGenerator(width=8, num_classes=10), critic=DCGANCritic(width=8, num_classes=10))
+    task.check()
+    assert rows(task, 4)["label"].dtype == np.int32
+    parts = task.init(jax.random.key(0))
+    z = np.repeat(task.latents(0, 1), 2, axis=0)
+    zero, one = task.sample(parts.trained["generator"], z, np.array([0, 1]))
+    assert np.abs(zero - one).max() > 1e-4
+    sums = task.loss(parts, rows(task, 4), keys(4), {"rows": jnp.float32(4)})
+    assert np.isfinite(sums.losses["critic"])
+
+
+def test_validation_is_fixed_and_tells_held_out_rows_from_training_ones():
+    parts = PICTURES.init(jax.random.key(0))
+    first, second = PICTURES.validate(parts), PICTURES.validate(parts)
+    assert first == second
+    assert set(first) == {f"validation_score_of_{name}" for name in ("data", "held_out", "samples")}
+
+
+def test_a_projected_optimiser_keeps_the_schedule_of_what_it_projects():
+    inner = SGD(learning_rate=0.5, warmup_steps=4)
+    assert Projected(inner, WeightClipping(1.0)).schedule(9)(0) == inner.schedule(9)(0)
+
+
+MISFITS = {
+    "latent is the number of coordinates": {"latent": 0},
+    "both players have the same classes": {"critic": DCGANCritic(width=8, num_classes=10)},
+    "the data has 10 classes": {
+        "generator": DCGANGenerator(width=8, num_classes=3), "critic": DCGANCritic(width=8, num_classes=3)
+    },
+    "the generator draws arrays of shape": {"generator": DCGANGenerator(image_shape=(16, 16, 1), width=8)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", MISFITS)
+def test_parts_that_do_not_fit_are_refused(sentence):
+    with pytest.raises(InputError, match=sentence):
+        replace(PICTURES, **MISFITS[sentence]).check()
