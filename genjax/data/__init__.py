@@ -7,7 +7,7 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.digits import Digits
-from genjax.data.examples import Dataset, Example, Examples, LabelledImages
+from genjax.data.examples import Dataset, Example, Examples
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
@@ -25,7 +25,6 @@ __all__ = [
     "Idx",
     "ImageFolder",
     "Images",
-    "LabelledImages",
     "Loader",
     "Npz",
     "WebDataset",

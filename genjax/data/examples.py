@@ -98,6 +98,3 @@ def existing_path(path: str | None, expected: str) -> Path:
     if not Path(path).exists():
         raise InputError(f"data.path: {path} does not exist; it must name {expected}.")
     return Path(path)
-
-
-LabelledImages = Dataset
