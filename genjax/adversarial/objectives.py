@@ -1,11 +1,11 @@
 """The games of adversarial training: what a critic D and a generator G each lose by the scores D gives.
 
 A score is a logit, unbounded; where a formula has a probability it is sigmoid(D). With real data x ~ p and generated
-data y ~ q, the critic lowers E[critic loss] and the generator E[generator loss]:
+data y ~ q, the critic lowers E[critic's loss] and the generator E[generator's loss]:
 
-    objective       critic's loss                        generator's loss      what the generator lowers at the best critic
+    objective       critic's loss                        generator's loss      at the best critic G lowers
     Minimax         -log s(D(x)) - log(1 - s(D(y)))      log(1 - s(D(y)))      2 JS(p, q) - log 4
-    NonSaturating   the same                             -log s(D(y))          (the same fixed points, another gradient)
+    NonSaturating   the same                             -log s(D(y))          (another gradient, the same aim)
     Hinge           max(0, 1 - D(x)) + max(0, 1 + D(y))  -D(y)                 the total variation
     LeastSquares    (D(x) - b)^2/2 + (D(y) - a)^2/2      (D(y) - c)^2/2        Pearson's chi^2, for fitting a, b, c
     Wasserstein     D(y) - D(x), D 1-Lipschitz           -D(y)                 the Wasserstein distance W1(p, q)

@@ -10,10 +10,13 @@ and sigma is differentiated with u and v held fixed (equation 9): d sigma / dW =
 
 Here it is a transform of a tree of parameters, so that no network needs to know of it. Kernels are the leaves named
 `kernel` or `embedding` of at least two axes, reshaped to (the product of all but the last, last): for a convolution
-(h * w * in, out). The norm of that matrix is not the Lipschitz constant of the convolution: that lies between it (one
-patch alone) and sqrt(h * w) times it (each pixel is in h * w patches). Sums like x + f(x) are not bounded by this either: a residual block of
-1-Lipschitz branches is 2-Lipschitz. A kernel that begins as zero has no direction to follow and is left alone until it
-moves, and is then blown up to norm 1: do not combine this with layers that are initialised to zero.
+(h * w * in, out). What it does not do:
+
+- The norm of that matrix is not the Lipschitz constant of the convolution: that lies between it (one patch alone) and
+  sqrt(h * w) times it (each pixel is in h * w patches).
+- Sums like x + f(x) are not bounded: a residual block whose branch is 1-Lipschitz is 2-Lipschitz.
+- A kernel of zeros has no direction to follow. It is left alone until it moves, and is then blown up to norm 1: do not
+  combine this with layers that begin as zero.
 """
 
 from collections.abc import Mapping
@@ -70,9 +73,8 @@ def initial_vectors(params: Mapping[str, PyTree], key: Key[Array, ""]) -> dict[s
         elif is_kernel(name, value):
             width = value.shape[-1]
             u = direction(jax.random.normal(own, (width,)), otherwise=jnp.ones(width))
-            v = jnp.zeros(value.size // width)
-            for _ in range(FIRST_ITERATIONS):
-                u, v, _ = power_iterate(value, u)
+            u = jax.lax.fori_loop(0, FIRST_ITERATIONS, lambda _, u, kernel=value: power_iterate(kernel, u).u, u)
+            u, v, _ = power_iterate(value, u)
             vectors[name] = {"u": u, "v": v}
     return vectors
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.adversarial.penalties import R1, R2, GradientPenalty, NoPenalty, R1R2
+from genjax.adversarial.penalties import R1, R1R2, R2, GradientPenalty, NoPenalty
 
 PENALTIES = [NoPenalty(), GradientPenalty(), R1(), R2(), R1R2()]
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda p: type(p).__name__)
@@ -47,13 +47,13 @@ def test_r1_looks_at_real_data_and_r2_at_generated_data():
 
 
 def test_the_gradient_penalty_looks_between_with_one_uniform_share_per_row():
-    keys = jax.random.split(jax.random.key(1), 4000)
-    ends = jnp.zeros((4000, 2, 3)), jnp.ones((4000, 2, 3))
+    keys = jax.random.split(jax.random.key(1), 1000)
+    ends = jnp.zeros((1000, 2, 3)), jnp.ones((1000, 2, 3))
     paid = GradientPenalty(weight=1.0, target=0.0)(quadratic, *ends, keys)  # 6 (1 - u)^2
     shares = np.sort(np.sqrt(paid / 6))
     # Kolmogorov and Smirnov: exceeded by chance with probability 3e-4
-    assert np.abs(shares - (np.arange(4000) + 0.5) / 4000).max() < 2.1 / np.sqrt(4000)
-    assert 0 <= shares.min() and shares.max() <= 1
+    assert np.abs(shares - (np.arange(1000) + 0.5) / 1000).max() < 2.1 / np.sqrt(1000)
+    assert shares.min() >= 0 and shares.max() <= 1
 
 
 def test_at_a_flat_critic_the_gradient_penalty_and_its_derivatives_are_finite():
@@ -61,17 +61,20 @@ def test_at_a_flat_critic_the_gradient_penalty_and_its_derivatives_are_finite():
         return GradientPenalty()(lambda x: linear(jax.nn.relu(x), w), REAL, FAKE, KEYS).sum()
 
     flat = jnp.zeros_like(W)
-    assert paid(flat) == 5 * 10
-    np.testing.assert_array_equal(jax.grad(paid)(flat), 0)
-    assert np.isfinite(jax.hessian(paid)(flat)).all()
+    value, gradient = jax.jit(jax.value_and_grad(paid))(flat)
+    assert value == 5 * 10
+    np.testing.assert_array_equal(gradient, 0)
+    curvature = jax.jit(lambda w: jax.jvp(jax.grad(paid), (w,), (jnp.ones_like(w),))[1])(flat)
+    assert np.isfinite(curvature).all()
     dead = GradientPenalty()(lambda x: linear(jax.nn.relu(x - 100)), REAL, FAKE, KEYS)
     np.testing.assert_array_equal(dead, 10)
 
 
 def test_the_gradient_penaltys_own_gradient_is_that_of_the_formula():
     """d/dw 10 (|w| - 1)^2 = 20 (|w| - 1) w / |w|, also where |w| is tiny."""
+    slope = jax.jit(jax.grad(lambda w: GradientPenalty()(lambda x: linear(x, w), REAL, FAKE, KEYS).mean()))
     for w in (W, 1e-12 * W):
-        gradient = jax.grad(lambda w: GradientPenalty()(lambda x: linear(x, w), REAL, FAKE, KEYS).mean())(w)
+        gradient = slope(w)
         norm = np.linalg.norm(np.float64(w))
         np.testing.assert_allclose(gradient, 20 * (norm - 1) * np.float64(w) / norm, rtol=1e-4)
 
@@ -81,9 +84,10 @@ def test_what_a_row_pays_does_not_depend_on_the_other_rows(penalty):
     def critic(x):
         return jnp.tanh(linear(x)) + quadratic(x)
 
-    together = penalty(critic, REAL, FAKE, KEYS)
+    pay = jax.jit(lambda *rows: penalty(critic, *rows))
+    together = pay(REAL, FAKE, KEYS)
     assert together.shape == (5,)
-    alone = [penalty(critic, REAL[i : i + 1], FAKE[i : i + 1], KEYS[i : i + 1])[0] for i in range(5)]
+    alone = [pay(REAL[i : i + 1], FAKE[i : i + 1], KEYS[i : i + 1])[0] for i in range(5)]
     np.testing.assert_allclose(together, np.array(alone), rtol=1e-5)
 
 
