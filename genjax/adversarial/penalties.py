@@ -1,7 +1,8 @@
 """Penalties on a critic's slope: what its loss pays, per row, for gradients of the score by the input.
 
-    gradient penalty   weight * (|grad D(x~)| - target)^2,  x~ = u x + (1 - u) y,  u ~ U[0, 1]    (WGAN-GP)
-    R1, R2             weight * |grad D(x)|^2 at real data x; at generated data y                 (Mescheder et al.)
+    gradient penalty    weight * (|grad D(x~)| - target)^2,  x~ = u x + (1 - u) y,  u ~ U[0, 1]    (WGAN-GP)
+    Lipschitz penalty   weight * max(0, |grad D(x~)| - 1)^2                                         (WGAN-LP)
+    R1, R2              weight * |grad D(x)|^2 at real data x; at generated data y                  (Mescheder et al.)
 
 The gradient of each row comes from one pullback of the sum of all scores, which is right as long as no row of the
 critic sees another: no batch normalisation, no minibatch statistics. A row's score is the mean over its patches, if it
@@ -55,8 +56,24 @@ class GradientPenalty:
     def __call__(
         self, critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]
     ) -> Float[Array, " B"]:
-        between = interpolated(real, fake, jax.vmap(jax.random.uniform)(keys))
-        return self.weight * jnp.square(safe_sqrt(squared_slopes(critic, between)) - self.target)
+        return self.weight * jnp.square(slopes_between(critic, real, fake, keys) - self.target)
+
+
+@dataclass(frozen=True)
+class LipschitzPenalty:
+    """weight * max(0, |grad D| - 1)^2 between a real and a generated example (Petzka et al. 2018, equation 8).
+
+    It forbids slopes above 1 and asks for none: between a random pair, unlike a transported one, the best critic has
+    often less. So it can be priced higher than the two-sided penalty (docs/duality.md measures both).
+    """
+
+    weight: float = 100.0
+    """Price of the squared excess."""
+
+    def __call__(
+        self, critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]
+    ) -> Float[Array, " B"]:
+        return self.weight * jnp.square(jax.nn.relu(slopes_between(critic, real, fake, keys) - 1))
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,13 @@ class R1R2:
         self, critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]
     ) -> Float[Array, " B"]:
         return self.weight * (squared_slopes(critic, real) + squared_slopes(critic, fake))
+
+
+def slopes_between(
+    critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]
+) -> Float[Array, " B"]:
+    """|grad D| at one point of each row's line from generated to real, uniform by the row's key."""
+    return safe_sqrt(squared_slopes(critic, interpolated(real, fake, jax.vmap(jax.random.uniform)(keys))))
 
 
 def interpolated(

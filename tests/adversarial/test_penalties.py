@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.adversarial.penalties import R1, R1R2, R2, GradientPenalty, NoPenalty
+from genjax.adversarial.penalties import R1, R1R2, R2, GradientPenalty, LipschitzPenalty, NoPenalty
 
-PENALTIES = [NoPenalty(), GradientPenalty(), R1(), R2(), R1R2()]
+PENALTIES = [NoPenalty(), GradientPenalty(), LipschitzPenalty(), R1(), R2(), R1R2()]
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda p: type(p).__name__)
 
 REAL, FAKE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 2, 3)), jnp.float32)
@@ -33,6 +33,12 @@ def squares(x):
 def test_the_gradient_penalty_of_a_linear_critic_is_that_of_its_norm(weight, target):
     paid = GradientPenalty(weight, target)(linear, REAL, FAKE, KEYS)
     np.testing.assert_allclose(paid, np.full(5, weight * (NORM - target) ** 2), rtol=1e-5)
+
+
+def test_the_lipschitz_penalty_of_a_linear_critic_is_that_of_its_excess_over_1_and_nothing_below():
+    for scale, expected in ((1.0, 3.0 * (NORM - 1) ** 2), (0.9 / NORM, 0.0)):
+        paid = LipschitzPenalty(3.0)(lambda x, w=scale * W: linear(x, w), REAL, FAKE, KEYS)
+        np.testing.assert_allclose(paid, np.full(5, expected), rtol=1e-5)
 
 
 @pytest.mark.parametrize("penalty, times", [(R1(1.0), 1), (R2(1.0), 1), (R1R2(1.0), 2), (R1(5.0), 5), (NoPenalty(), 0)])
