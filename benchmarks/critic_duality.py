@@ -3,9 +3,9 @@
     python benchmarks/critic_duality.py                   --steps 2000 --seed 0
 
 On fixed points in the plane, two problems of 64 + 64, W1 is known: by assignment, by its dual linear program, and from
-above by Sinkhorn. Each critic is trained on all of them at once and judged by what it proves (`transport.lower_bound`): its
-mean difference, divided by its steepest slope between any two of the 128 points. By duality that is never more than W1,
-whatever the critic; docs/duality.md explains, and keeps the table.
+above by Sinkhorn. Each critic is trained on all of them at once and judged by what it proves (`transport.lower_bound`):
+its mean difference, divided by its steepest slope between any two of the 128 points. By duality that is never more than
+W1, whatever the critic; docs/duality.md explains, and keeps the table.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ CRITICS: dict[str, tuple[Penalty, Constraint]] = {
 
 
 def ring(points: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Eight small Gaussians on a circle, and a standard one among them, as an early generator: W1 is short here."""
+    """Eight small Gaussians on a circle, and a standard one amid them: neighbours are moved in different directions."""
     angles = 2 * np.pi * (np.arange(points) % 8) / 8
     circle = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return circle + 0.1 * rng.normal(size=(points, 2)), rng.normal(size=(points, 2))
