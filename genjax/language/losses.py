@@ -51,8 +51,9 @@ def next_token_loss(
 def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """-log softmax(logits)[target], in nats, float32 whatever the logits are in."""
     logits = logits.astype(jnp.float32)
+    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # a small loss is no difference of large logits
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jnp.log(jnp.exp(logits).sum(axis=-1)) - chosen
 
 
 def bits_per_byte(nats: float, count: int) -> float:
