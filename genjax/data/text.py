@@ -1,14 +1,14 @@
 """Documents of bytes, packed into rows of equal length for language models.
 
-The documents of a split stand one after the other, each between two borders (see `ByteTokenizer`), and are cut into rows
+The documents of a split stand in one stream, each between two borders (see `ByteTokenizer`), which is cut into rows
 
     row i = stream[i (L - 1) : i (L - 1) + L]
 
 which overlap by one token: the last of a row is the first of the next. Of L tokens a row predicts L - 1, and each byte
 of the split and each end is predicted exactly once. No token of a row is padding, but for the last row.
 
-Without a path it is real text that everybody has: the source of the Python standard library. That depends on the version
-of Python a little; a figure measured on it should name the version.
+Without a path it is real text that everybody has: the source of the Python standard library. It depends on the version
+of Python a little, which a figure measured on it should name.
 """
 
 import hashlib

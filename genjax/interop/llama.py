@@ -82,8 +82,8 @@ def to_transformers(params: Mapping) -> StateDict:
     _match(flat, expected, "parameters of a Decoder")
     state_dict = {theirs: _turned(ours, flat[ours]) for ours, theirs in rows}
     for i in range(len(flat["blocks.q.kernel"])):
-        layer = {theirs: _turned(ours, flat[f"blocks.{ours}"][i]) for theirs, (ours, _) in zip(_names(i), BLOCK)}
-        state_dict |= layer
+        for theirs, (ours, _) in zip(_names(i), BLOCK, strict=True):
+            state_dict[theirs] = _turned(ours, flat[f"blocks.{ours}"][i])
     return {name: np.asarray(array, order="C") for name, array in state_dict.items()}
 
 
@@ -101,7 +101,7 @@ def sizes_from_config(config: Mapping) -> dict[str, int | float | bool]:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # since and before transformers 5
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise InputError(f"the config of a Llama has rotary positions of the type {kind!r}; genjax knows 'default' only")
+        raise InputError(f"the config of a Llama has rotary positions of type {kind!r}; genjax knows 'default' only")
     sizes = {ours: config[theirs] for ours, theirs in FIELDS}
     return sizes | {
         "num_kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],

@@ -3,13 +3,13 @@ r"""Decoding: from the logits of the next token to text, token by token, in a co
 Filters are functions from logits to logits, one after the other; -inf is a token that cannot come.
 
     temperature   z / T;  T = 0: the first of the largest logits alone (greedy)
-    top-k         the k largest logits, and what equals the smallest of them         (Fan et al. 2018, arXiv:1805.04833)
-    top-p         the fewest tokens, largest first, whose mass reaches p             (Holtzman et al. 2020, arXiv:1904.09751)
-    min-p         what is at least min_p times as probable as the most probable      (Nguyen et al. 2024, arXiv:2407.01082)
+    top-k         the k largest logits, and what equals the smallest of them   (Fan et al. 2018, arXiv:1805.04833)
+    top-p         the fewest tokens, largest first, whose mass reaches p       (Holtzman et al. 2020, arXiv:1904.09751)
+    min-p         what is at least min_p times as probable as the likeliest    (Nguyen et al. 2024, arXiv:2407.01082)
 
-The network is a callback `network(tokens (B,T), cache=cache) -> (logits (B,T,V), cache)`, whose cache is a NamedTuple with
-the `length` (B,) of each row: the network writes behind it, and setting it back forgets. As it goes through `jit`, it is a
-pytree: `jax.tree_util.Partial(model.apply, {"params": params})`.
+The network is a callback `network(tokens (B,T), cache=cache) -> (logits (B,T,V), cache)`. Its cache is a NamedTuple
+with the `length` (B,) of each row: the network writes behind it, and setting it back forgets. The callback passes
+through `jit`, and so is a pytree: `jax.tree_util.Partial(model.apply, {"params": params})`.
 
 The token at place i of a row is drawn with fold_in(the row's key, i), and so does not depend on the rest of the batch,
 on padding, or on how many tokens a compiled call makes.
@@ -173,10 +173,9 @@ def generate(
     Raises InputError where a prompt is empty, lengths do not fit the prompts, or `chunk` is below 1.
     """
     prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
-    if lengths.shape != prompts.shape[:1] or not ((1 <= lengths) & (lengths <= prompts.shape[1])).all():
-        raise InputError(
-            f"lengths of prompts are {lengths.tolist()}; accepted are {len(prompts)} numbers from 1 to {prompts.shape[1]}."
-        )
+    rows, most = prompts.shape
+    if lengths.shape != (rows,) or lengths.min() < 1 or lengths.max() > most:
+        raise InputError(f"lengths of prompts are {lengths.tolist()}; accepted are {rows} numbers from 1 to {most}.")
     if chunk < 1:
         raise InputError(f"chunk is {chunk}; at least one token is made at a time.")
     state = _prefill(network, cache, prompts, lengths)

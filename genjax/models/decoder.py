@@ -21,7 +21,7 @@ from genjax.nn.gated_mlp import GatedMLP
 from genjax.nn.kv_cache import KVCache, empty_cache
 from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
-from genjax.nn.rotary import positions_in_segments, rotary, rotary_tables
+from genjax.nn.rotary import angles, positions_in_segments, rotary
 
 linear_init = nn.initializers.lecun_normal()
 embedding_init = nn.initializers.normal(0.02)
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         elif segments is not None:
             index = positions_in_segments(segments)
             seen = {"segment_ids": segments}
-        tables = rotary_tables(index if positions is None else positions, self.head_dim, theta=self.rope_theta)
+        tables = angles(index if positions is None else positions, self.head_dim, theta=self.rope_theta)
         (x, cache), _ = self.blocks((self.embed(tokens), cache), jnp.arange(self.depth), tables, seen)
         if cache is not None:
             cache = cache._replace(length=cache.length + count)

@@ -3,23 +3,15 @@ r"""Rotary positions: queries and keys are turned by angles that grow with the p
     angle_i(p) = p theta^(-2i / H),   i = 0 .. H/2 - 1                    (RoFormer, Su et al. 2021, arXiv:2104.09864)
 
 so that the product of a query at position p and a key at position q depends on p - q only. Angles are in float32
-whatever the network computes in: bfloat16 does not tell position 257 from 256. The rotation itself is a kernel.
+whatever the network computes in: bfloat16 does not tell position 257 from 256. The arithmetic is in the kernels.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from pallas_kernels.neighbours.rotary import angles as angles
 from pallas_kernels.neighbours.rotary import rotary as rotary
-
-
-def rotary_tables(
-    positions: Int[Array, "B T"], head_dim: int, *, theta: float
-) -> tuple[Float[Array, "B T H/2"], Float[Array, "B T H/2"]]:
-    """(cos, sin) of the angles of each token, float32; `head_dim` is even."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
 
 
 def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:

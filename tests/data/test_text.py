@@ -37,7 +37,11 @@ def rows(data: Text, split: str) -> list:
 
 def targets(rows) -> list[np.ndarray]:
     """What each row predicts: tokens that follow a token of the same document."""
-    return [row["tokens"][1:][(row["segments"][1:] == row["segments"][:-1]) & (row["segments"][1:] >= 0)] for row in rows]
+    found = []
+    for row in rows:
+        segments = row["segments"]
+        found.append(row["tokens"][1:][(segments[1:] == segments[:-1]) & (segments[1:] >= 0)])
+    return found
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 64, 100_000])
@@ -65,7 +69,7 @@ def test_segments_change_exactly_where_a_document_begins(folder):
         real = row["segments"] >= 0
         tokens, segments = row["tokens"][real], row["segments"][real]
         assert segments[0] == 0
-        begins = (tokens[1:] == 256) & (tokens[:-1] == 256)  # the border that ends one, then the one that begins the next
+        begins = (tokens[1:] == 256) & (tokens[:-1] == 256)  # one ends, the next begins
         np.testing.assert_array_equal(np.diff(segments), begins)
 
 

@@ -2,8 +2,8 @@
 
     python tests/golden/make_decoder.py    (made with transformers 5.24.0 and torch 2.13.0 on a CPU)
 
-writes decoder_grouped and decoder_tied.safetensors beside this script. Each holds `tokens` (B,T), `logits` (B,T,V), `loss`
-(the mean over next tokens), `greedy` (B,n), the tokens that follow greedily, and the state dict under `weights.`; its
+writes decoder_grouped and decoder_tied.safetensors beside this script. Each holds `tokens` (B,T), `logits` (B,T,V), the
+mean `loss` of next tokens, `greedy` (B,n), the tokens that follow greedily, and the state dict under `weights.`; its
 metadata name the reference, its version and its configuration.
 """
 

@@ -100,7 +100,8 @@ def test_a_missing_an_unknown_and_an_odd_array_are_refused_and_named():
 def test_sizes_are_read_off_the_config_of_either_generation():
     expected = Decoder(**SIZES, norm_epsilon=1e-5)
     assert Decoder(**llama.sizes_from_config(CONFIG)) == expected
-    old, new = {"rope_theta": 5e5, "rope_scaling": None}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    old = {"rope_theta": 5e5, "rope_scaling": None}
+    new = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
     for rope in (old, new):
         assert Decoder(**llama.sizes_from_config(CONFIG | rope)) == expected.clone(rope_theta=5e5)
     plain = {name: value for name, value in CONFIG.items() if name not in ("num_key_value_heads", "head_dim")}
@@ -110,7 +111,7 @@ def test_sizes_are_read_off_the_config_of_either_generation():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "type 'llama3'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "of type 'llama3'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "type 'yarn'"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),

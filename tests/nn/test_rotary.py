@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.nn.rotary import positions_in_segments, rotary, rotary_tables
+from genjax.nn.rotary import angles, positions_in_segments, rotary
 
 THETA = 100.0
 
 
 def turned(x, positions):
-    return rotary(x, x, *rotary_tables(jnp.asarray(positions), x.shape[-1], theta=THETA), layout="halves")[0]
+    return rotary(x, x, *angles(jnp.asarray(positions), x.shape[-1], theta=THETA), layout="halves")[0]
 
 
 def test_a_pair_of_numbers_is_a_complex_number_times_a_unit_one():
@@ -23,14 +23,12 @@ def test_a_pair_of_numbers_is_a_complex_number_times_a_unit_one():
 
 def test_products_depend_on_the_distance_of_positions_only():
     query, key = np.random.default_rng(1).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-    products = [
-        jnp.vdot(turned(query, [[start + 3]]), turned(key, [[start]])) for start in (0, 1, 50, 1000)
-    ]
+    products = [jnp.vdot(turned(query, [[start + 3]]), turned(key, [[start]])) for start in (0, 1, 50, 1000)]
     np.testing.assert_allclose(products, products[0] * np.ones(4), rtol=0, atol=1e-4)
 
 
 def test_tables_are_of_float32_and_tell_large_positions_apart():
-    cos, sin = rotary_tables(jnp.array([[256, 257]]), 2, theta=THETA)
+    cos, sin = angles(jnp.array([[256, 257]]), 2, theta=THETA)
     assert cos.dtype == sin.dtype == jnp.float32
     np.testing.assert_allclose(cos, np.cos([[[256], [257]]]), atol=1e-5)
 
