@@ -5,6 +5,7 @@ examples; a `Loader` reads them in a seeded order, lets the task transform them,
 process owns of each global batch. Everything here is numpy and threads; the device sees nothing of it.
 """
 
+from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.digits import Digits
 from genjax.data.examples import Dataset, Example, Examples
@@ -14,10 +15,12 @@ from genjax.data.idx import Idx
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
 from genjax.data.shards import WebDataset
+from genjax.data.text import Text
 
 __all__ = [
     "DIGIT_NAMES",
     "TEMPLATES",
+    "ByteTokenizer",
     "Dataset",
     "Digits",
     "Example",
@@ -27,6 +30,7 @@ __all__ = [
     "Images",
     "Loader",
     "Npz",
+    "Text",
     "WebDataset",
     "captions_for",
 ]

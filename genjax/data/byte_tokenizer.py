@@ -1,0 +1,31 @@
+"""Text as bytes: the tokenizer that needs no vocabulary file and knows every text."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """UTF-8: byte b is id b, and `border` stands before and after every document."""
+
+    border: ClassVar[int] = 256
+    """Says both that a document begins, so that its first byte can be predicted, and that it has ended."""
+    vocabulary: ClassVar[int] = 257
+    """Number of ids."""
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids (n,) int32 of a text, without borders."""
+        data = text if isinstance(text, bytes) else text.encode()
+        return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def document(self, text: str | bytes) -> np.ndarray:
+        """Ids (n + 2,) int32 of a whole document, between its borders."""
+        return np.pad(self.encode(text), 1, constant_values=self.border)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, without borders; bytes that are not UTF-8 become the replacement character."""
+        ids = np.asarray(ids)
+        return ids[ids < self.border].astype(np.uint8).tobytes().decode(errors="replace")

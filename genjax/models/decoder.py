@@ -1,0 +1,190 @@
+"""The decoder of language models, in the form of Llama (Touvron et al. 2023, arXiv:2302.13971, section 2.2).
+
+    x  = embedding[token]
+    x += o(attention(rotate(q(h)), rotate(k(h)), v(h))),   h = RMSNorm(x)       causal; K key heads serve N query heads
+    x += down(silu(gate(h)) * up(h)),                      h = RMSNorm(x)
+    logits = head(RMSNorm(x))                                                   the head may be the embedding itself
+
+Queries are grouped (Ainslie et al. 2023, arXiv:2305.13245), rotary pairs lie in halves. Blocks are stacked and run by a
+scan. The same code reads packed documents, a whole prompt into a cache, and one more token of each row.
+"""
+
+from dataclasses import field
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from genjax.nn.attention import AttentionImplementation, attention
+from genjax.nn.gated_mlp import GatedMLP
+from genjax.nn.kv_cache import KVCache, empty_cache
+from genjax.nn.norms import RMSNorm
+from genjax.nn.remat import RematPolicy, rematerialise
+from genjax.nn.rotary import angles, positions_in_segments, rotary
+
+linear_init = nn.initializers.lecun_normal()
+embedding_init = nn.initializers.normal(0.02)
+
+
+class Decoder(nn.Module):
+    """The logits of the token that follows each token.
+
+    `apply({"params": p}, tokens (B,T) int32)` returns (B,T,vocabulary) in float32. More arguments:
+
+    - `segments` (B,T): which document of a packed row each token is of, negative for padding. Tokens see their own
+      document only, and positions start anew in each.
+    - `cache`: what was read before. Tokens are its next ones, and see all of it; returned is (logits, cache with them).
+    - `positions` (B,T): where the default is not wanted (the index in the document, or in the cache).
+
+    Raises ValueError where sizes do not fit each other, and where both segments and a cache are given.
+    """
+
+    vocabulary: int = 257
+    """Number of token ids."""
+    width: int = 256
+    """Width of the residual stream."""
+    depth: int = 4
+    """Number of blocks."""
+    num_heads: int = 4
+    """Query heads."""
+    num_kv_heads: int = 4
+    """Key and value heads, each shared by num_heads / num_kv_heads query heads."""
+    head_dim: int = 64
+    """Width of one head, even."""
+    mlp_width: int = 688
+    """Inner width of the gated MLP; Llama has about 8/3 of the width."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary wavelengths, the longest of which is almost 2 pi theta tokens."""
+    norm_epsilon: float = 1e-6
+    """Added to mean squares by every norm."""
+    tie_embeddings: bool = False
+    """The head is the transposed embedding, and has no weights of its own."""
+    remat: RematPolicy = field(default="none", metadata={"may_change": True})
+    """What each block keeps for the backward pass: none (keep all), dots, attention, full (keep its inputs only)."""
+    attention_implementation: AttentionImplementation = field(default="auto", metadata={"may_change": True})
+    """Which attention kernel to use; auto: the fastest of this machine."""
+
+    def setup(self):
+        sizes = (self.vocabulary, self.width, self.depth, self.num_kv_heads, self.head_dim, self.mlp_width)
+        if min(sizes) < 1 or self.num_heads < 1:
+            raise ValueError("all sizes of a Decoder are at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} is odd, and rotary positions turn pairs")
+        self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=embedding_init)
+        stack = nn.scan(
+            rematerialise(DecoderBlock, self.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.depth,
+        )
+        self.blocks = stack(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            mlp_width=self.mlp_width,
+            norm_epsilon=self.norm_epsilon,
+            residual_layers=2 * self.depth,
+            attention_implementation=self.attention_implementation,
+        )
+        self.norm = RMSNorm(self.norm_epsilon)
+        if not self.tie_embeddings:
+            self.head = Head(self.vocabulary)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], KVCache]:
+        hidden, cache = self.hidden(tokens, positions, segments, cache)
+        logits = self.logits(hidden)
+        return logits if cache is None else (logits, cache)
+
+    def hidden(self, tokens, positions=None, segments=None, cache=None) -> tuple[Array, KVCache | None]:
+        """(what the head reads (B,T,D), the cache with these tokens or None); arguments as those of a call."""
+        count = tokens.shape[1]
+        index = jnp.arange(count, dtype=jnp.int32)[None]
+        seen: dict[str, Any] = {}
+        if cache is not None:
+            if segments is not None:
+                raise ValueError("a row of a cache is one document: give segments or a cache, not both")
+            if count > cache.capacity:
+                raise ValueError(f"{count} tokens do not fit into a cache of {cache.capacity}")
+            index = cache.slots(count)
+            seen = {"positions": (index, jnp.arange(cache.capacity, dtype=jnp.int32)[None])}
+        elif segments is not None:
+            index = positions_in_segments(segments)
+            seen = {"segment_ids": segments}
+        tables = angles(index if positions is None else positions, self.head_dim, theta=self.rope_theta)
+        (x, cache), _ = self.blocks((self.embed(tokens), cache), jnp.arange(self.depth), tables, seen)
+        if cache is not None:
+            cache = cache._replace(length=cache.length + count)
+        return self.norm(x), cache
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits in float32 of hidden states."""
+        if self.tie_embeddings:
+            return jnp.einsum("btd,vd->btv", hidden, self.embed.embedding, preferred_element_type=jnp.float32)
+        return self.head(hidden)
+
+    @nn.nowrap
+    def empty_cache(self, batch: int, capacity: int, dtype: jnp.dtype = jnp.float32) -> KVCache:
+        """A cache for rows of at most `capacity` tokens; keys and values are stored in `dtype`."""
+        return empty_cache(self.depth, batch, capacity, self.num_kv_heads, self.head_dim, dtype)
+
+
+class DecoderBlock(nn.Module):
+    """One block over the carry (x (B,T,D), cache or None); see the module's equations.
+
+    `seen` are the options of `attention` that say, beside causality, what each token sees.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_width: int
+    norm_epsilon: float
+    residual_layers: int
+    """How many layers of the network add to the residual stream: their sum keeps its size (GPT-2, section 2.3)."""
+    attention_implementation: AttentionImplementation = "auto"
+
+    @nn.compact
+    def __call__(self, carry, layer, tables, seen):
+        x, cache = carry
+        out_init = nn.initializers.variance_scaling(1 / self.residual_layers, "fan_in", "truncated_normal")
+
+        h = RMSNorm(self.norm_epsilon, name="attention_norm")(x)
+        query = self._heads("q", self.num_heads, h)
+        key, value = (self._heads(name, self.num_kv_heads, h) for name in ("k", "v"))
+        query, key = rotary(query, key, *tables, layout="halves")
+        if cache is not None:
+            cache = cache.write(layer, key, value)
+            key, value = (part.astype(query.dtype) for part in cache.read(layer))
+        attended = attention(
+            query, key, value, is_causal=True, implementation=self.attention_implementation, **seen
+        ).reshape(*x.shape[:2], -1)
+        x = x + nn.Dense(x.shape[-1], use_bias=False, kernel_init=out_init, name="o")(attended)
+
+        h = RMSNorm(self.norm_epsilon, name="mlp_norm")(x)
+        x = x + GatedMLP(self.mlp_width, x.shape[-1], down_init=out_init, name="mlp")(h)
+        return (x, cache), None
+
+    def _heads(self, name: str, heads: int, x: Float[Array, "B T D"]) -> Float[Array, "B T heads H"]:
+        flat = nn.Dense(heads * self.head_dim, use_bias=False, kernel_init=linear_init, name=name)(x)
+        return flat.reshape(*x.shape[:2], heads, self.head_dim)
+
+
+class Head(nn.Module):
+    """The last linear layer: logits in float32, whatever the network computes in."""
+
+    vocabulary: int
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        kernel = self.param("kernel", embedding_init, (hidden.shape[-1], self.vocabulary))
+        return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
