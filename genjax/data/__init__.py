@@ -7,7 +7,7 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.digits import Digits
-from genjax.data.examples import Dataset, Example, Examples
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
@@ -20,7 +20,7 @@ __all__ = [
     "TEMPLATES",
     "Dataset",
     "Digits",
-    "Example",
+    "ImageExample",
     "Examples",
     "Idx",
     "ImageFolder",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Dataset, Images
+from genjax.data import Images, LabelledImages
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
@@ -81,7 +81,7 @@ class TextToImage:
     caption_dropout: float = 0.1
     """Probability of training on the empty caption, which guidance needs."""
     sampler: Sampler = Sampler()
-    data: Dataset = Images()
+    data: LabelledImages = Images()
     optimizer: AdamW = AdamW()
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
