@@ -25,6 +25,7 @@ __all__ = [
     "Idx",
     "ImageFolder",
     "Images",
+    "LabelledImages",
     "Loader",
     "Npz",
     "WebDataset",
