@@ -6,7 +6,18 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 """
 
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
+from genjax.data.densities import (
+    Checkerboard,
+    EightGaussians,
+    Pinwheel,
+    PlaneDensity,
+    PointExample,
+    Rings,
+    TwentyFiveGaussians,
+    TwoMoons,
+)
 from genjax.data.digits import Digits
+from genjax.data.emoji import Emoji
 from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
@@ -18,16 +29,25 @@ from genjax.data.shards import WebDataset
 __all__ = [
     "DIGIT_NAMES",
     "TEMPLATES",
+    "Checkerboard",
     "Dataset",
     "Digits",
-    "ImageExample",
+    "EightGaussians",
+    "Emoji",
     "Examples",
     "Idx",
+    "ImageExample",
     "ImageFolder",
     "Images",
     "LabelledImages",
     "Loader",
     "Npz",
+    "Pinwheel",
+    "PlaneDensity",
+    "PointExample",
+    "Rings",
+    "TwentyFiveGaussians",
+    "TwoMoons",
     "WebDataset",
     "captions_for",
 ]
