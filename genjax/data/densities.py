@@ -120,7 +120,7 @@ class Blurred(PlaneDensity):
         yield from super()._laws()
         yield (
             0.01 <= self.noise < math.inf,
-            f"data.noise is {self.noise}; it must be 0.01 or more, for the figure has a density only where it is blurred",
+            f"data.noise is {self.noise}; it must be 0.01 or more, for only what is blurred has a density",
         )
 
 
@@ -183,7 +183,7 @@ class EightGaussians(Modes):
 
 @dataclass(frozen=True)
 class TwentyFiveGaussians(Modes):
-    """A grid of 5 x 5 Gaussians, on which a GAN shows how many modes it drops (PacGAN, arXiv:1712.04086, section 4.1)."""
+    """A grid of 5 x 5 Gaussians, on which GANs show how many modes they drop (PacGAN, arXiv:1712.04086, section 4.1)."""
 
     noise: float = 0.05
     """Standard deviation of each."""
@@ -258,9 +258,9 @@ class Pinwheel(PlaneDensity):
     """Five arms that bend (Johnson et al. 2016, arXiv:1603.06277), of FFJORD's proportions.
 
     Each arm is a Gaussian around (1, 0) with standard deviations `radial` and `tangential`, turned by its share of the
-    circle and then by the angle `rate` exp(|x|). The original turns by rate exp(x_1), of which the inverse has no closed
-    form; a turn by the distance from the centre is undone by turning back, and keeps areas, so that the density at a
-    point is that of the straight arms at the point turned back. The two figures can hardly be told apart.
+    circle and then by the angle `rate` exp(|x|). The original turns by rate exp(x_1), of which the inverse has no
+    closed form; a turn by the distance from the centre is undone by turning back, and keeps areas, so that the density
+    at a point is that of the straight arms at the point turned back. The two figures can hardly be told apart.
     """
 
     radial: float = 0.3
@@ -313,7 +313,7 @@ def _turned(points: Float[np.ndarray, "N 2"], angles: Float[np.ndarray, " N"]) -
 
 @dataclass(frozen=True)
 class Checkerboard(PlaneDensity):
-    """Uniform on every other field of a board of 4 x 4 fields, [-4, 4] on each side; the lower left field has points."""
+    """Uniform on every other field of a board of 4 x 4 fields around the origin; the lower left field has points."""
 
     side: float = 2.0
     """Side of a field."""

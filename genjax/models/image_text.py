@@ -1,7 +1,7 @@
 """Two towers, one for images and one for texts, into one space of unit vectors: a small CLIP (arXiv:2103.00020).
 
-The image tower is a convolutional network that halves the picture at each stage; the text tower is the pooled vector of a
-`WordEncoder`. As in CLIP the temperature of the contrastive loss is learnt, as its logarithm, and starts at 0.07.
+The image tower is a convolutional network that halves the picture at each stage; the text tower is the pooled vector of
+a `WordEncoder`. As in CLIP the temperature of the contrastive loss is learnt, as its logarithm, and starts at 0.07.
 """
 
 import math
