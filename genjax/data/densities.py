@@ -183,7 +183,7 @@ class EightGaussians(Modes):
 
 @dataclass(frozen=True)
 class TwentyFiveGaussians(Modes):
-    """A grid of 5 x 5 Gaussians, on which GANs show how many modes they drop (PacGAN, arXiv:1712.04086, section 4.1)."""
+    """A grid of 5 x 5 Gaussians, on which GANs show how many modes they drop (PacGAN, arXiv:1712.04086)."""
 
     noise: float = 0.05
     """Standard deviation of each."""

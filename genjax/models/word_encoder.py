@@ -1,8 +1,8 @@
 """A small text encoder over whole words, trained jointly with the network it conditions.
 
 It has the interface of `ByteEncoder` and its transformer; only what a token is differs. A caption of a few words is a
-few tokens, each with a meaning, where bytes must first be read into words: for captions from a small vocabulary, such as
-names of things and their colours, that is most of what a text encoder has to learn.
+few tokens, each with a meaning, where bytes must first be read into words: for captions from a small vocabulary, such
+as names of things and their colours, that is most of what a text encoder has to learn.
 
 There is no list of words: the id of a word is its CRC-32, a 31-bit number, and id 0 is padding. Each word is the sum of
 two rows, one in each of two tables (hash embeddings, Svenstrup et al. 2017, arXiv:1709.03933), at id mod V and

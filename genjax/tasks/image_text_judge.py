@@ -38,8 +38,8 @@ def train_judge(
     """Train a judge on all pictures of a dataset: train, test and, where it has them, the held-out pairs.
 
     Each step draws pictures and a caption of each; those with the same caption are no negatives of each other. After
-    1,000 steps it is right on 99.8 % of the emoji, at 32 pixels, among 50 captions. Raises InputError for fewer than one
-    step, or than two pictures in a batch, and as the dataset and the tokens of its captions do.
+    1,000 steps it is right on 99.8 % of the emoji, at 32 pixels, among 50 captions. Raises InputError for fewer than
+    one step, or than two pictures in a batch, and as the dataset and the tokens of its captions do.
     """
     if steps < 1 or batch_size < 2:
         raise InputError(f"a judge takes 1 step and 2 pictures in a batch or more, not {steps} and {batch_size}")
