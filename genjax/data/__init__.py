@@ -7,8 +7,19 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 
 from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
+from genjax.data.densities import (
+    Checkerboard,
+    EightGaussians,
+    Pinwheel,
+    PlaneDensity,
+    PointExample,
+    Rings,
+    TwentyFiveGaussians,
+    TwoMoons,
+)
 from genjax.data.digits import Digits
-from genjax.data.examples import Dataset, Example, Examples
+from genjax.data.emoji import Emoji
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
@@ -21,16 +32,26 @@ __all__ = [
     "DIGIT_NAMES",
     "TEMPLATES",
     "ByteTokenizer",
+    "Checkerboard",
     "Dataset",
     "Digits",
-    "Example",
+    "EightGaussians",
+    "Emoji",
     "Examples",
     "Idx",
+    "ImageExample",
     "ImageFolder",
     "Images",
+    "LabelledImages",
     "Loader",
     "Npz",
     "Text",
+    "Pinwheel",
+    "PlaneDensity",
+    "PointExample",
+    "Rings",
+    "TwentyFiveGaussians",
+    "TwoMoons",
     "WebDataset",
     "captions_for",
 ]

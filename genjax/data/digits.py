@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from genjax.data.captions import DIGIT_NAMES, captions_for
-from genjax.data.examples import Example, Examples, Split
+from genjax.data.examples import Examples, ImageExample, Split
 
 TEST_FRACTION = 0.3
 SPLIT_RANDOM_STATE = 0
@@ -31,13 +31,13 @@ class Digits:
         """zero to nine."""
         return DIGIT_NAMES
 
-    def source(self, split: Split) -> Examples:
+    def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split."""
         images, labels, rows = self._data
 
-        def read(row: int) -> Example:
+        def read(row: int) -> ImageExample:
             label = int(labels[row])
-            return Example(image=images[row], captions=captions_for(DIGIT_NAMES[label]), label=label)
+            return ImageExample(image=images[row], captions=captions_for(DIGIT_NAMES[label]), label=label)
 
         return Examples(rows[split], read)
 

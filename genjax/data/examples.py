@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict, TypeVar
+from typing import Generic, Literal, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
@@ -12,12 +12,27 @@ from genjax.errors import InputError
 Split = Literal["train", "test"]
 OnBad = Literal["error", "skip"]
 Item = TypeVar("Item")
+Record = TypeVar("Record")
 
 # Which examples are the test split is part of a result: it never follows the seed of a run.
 SPLIT_SEED = 0
 
 
-class Example(TypedDict):
+class Dataset(Protocol[Record]):
+    """Every dataset of this package, to those who use one: records of one kind, in splits.
+
+    A record is a `TypedDict` that the dataset states: an image with its captions, a point of the plane. A task says by
+    its annotation which kind it takes: `Dataset[PointExample]`, or `LabelledImages`.
+    """
+
+    def source(self, split: Split) -> "Examples[Record]":
+        """Random access to the examples of a split.
+
+        Raises `InputError` when the data is missing or its index is bad.
+        """
+
+
+class ImageExample(TypedDict):
     """One image with what is known of it."""
 
     image: np.ndarray
@@ -28,8 +43,8 @@ class Example(TypedDict):
     """Index into `class_names`, or -1 when the class is unknown."""
 
 
-class Dataset(Protocol):
-    """Every dataset of this package, to those who use one."""
+class LabelledImages(Dataset[ImageExample], Protocol):
+    """A dataset of images of one shape, with captions and perhaps classes."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -39,30 +54,24 @@ class Dataset(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """Name of each label; empty when there are no classes."""
 
-    def source(self, split: Split) -> "Examples":
-        """Random access to the examples of a split.
-
-        Raises `InputError` when the data is missing or its index is bad.
-        """
-
 
 @dataclass(frozen=True)
-class Examples:
-    """A Grain random-access source: `read(item)` for each of `items`.
+class Examples(Generic[Record]):
+    """A Grain random-access source: `read(item)` for each of `items`, a record of one kind.
 
     With `on_bad="skip"` an example that cannot be read is None, which the loader passes over and counts; with "error"
     its `InputError` goes up to whoever asked. `augment(example, rng)`, when given, is drawn anew at every reading.
     """
 
     items: Sequence
-    read: Callable[..., Example]
+    read: Callable[..., Record]
     on_bad: OnBad = "error"
-    augment: Callable[[Example, np.random.Generator], Example] | None = None
+    augment: Callable[[Record, np.random.Generator], Record] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Example | None:
+    def __getitem__(self, index: int) -> Record | None:
         try:
             return self.read(self.items[index])
         except InputError:

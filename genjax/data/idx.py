@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
-from genjax.data.examples import Example, Examples, Split, existing_path
+from genjax.data.examples import Examples, ImageExample, Split, existing_path
 from genjax.data.images import to_unit_range
 from genjax.errors import InputError
 
@@ -40,16 +40,16 @@ class Idx:
         """(H, W, C) of every image, as the training file says."""
         return (*self._train[0].shape[1:], 1)
 
-    def source(self, split: Split) -> Examples:
+    def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split, which the files decide."""
         if not self.templates:
             raise InputError('data.templates is empty; expected at least one caption like "a photo of a {name}".')
         images, labels = self._train if split == "train" else self._open(split)
         captions = [captions_for(name, self.templates) for name in self.class_names]
 
-        def read(row: int) -> Example:
+        def read(row: int) -> ImageExample:
             label = int(labels[row])
-            return Example(image=to_unit_range(images[row, :, :, None]), captions=captions[label], label=label)
+            return ImageExample(image=to_unit_range(images[row, :, :, None]), captions=captions[label], label=label)
 
         return Examples(range(len(images)), read)
 

@@ -13,28 +13,29 @@ state. Without bad elements all processes have the same state, and it suits any 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
 
-from genjax.data.examples import Example, Examples
+from genjax.data.examples import Examples
 from genjax.errors import InputError
 
-Transform = Callable[[Example, np.random.Generator], Mapping[str, Any]]
+Record = TypeVar("Record")
+Transform = Callable[[Record, np.random.Generator], Mapping[str, Any]]
 Batch = dict[str, np.ndarray]
 
 
-class Loader(Iterator[Batch]):
+class Loader(Iterator[Batch], Generic[Record]):
     """Iterator over the host batches of one process."""
 
     def __init__(
         self,
-        source: Examples | Sequence[Example | None],
+        source: Examples[Record] | Sequence[Record | None],
         *,
         batch_size: int,
         seed: int,
-        transform: Transform,
+        transform: Transform[Record],
         shuffle: bool = True,
         repeat: bool = True,
         process_index: int = 0,

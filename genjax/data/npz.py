@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genjax.data.examples import Example, Examples, Split, existing_path, split_items
+from genjax.data.examples import Examples, ImageExample, Split, existing_path, split_items
 from genjax.data.images import to_unit_range
 from genjax.errors import InputError
 
@@ -36,13 +36,13 @@ class Npz:
         """(H, W, C) of every image."""
         return self._arrays["images"].shape[1:]
 
-    def source(self, split: Split) -> Examples:
+    def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split."""
         images, captions, labels = (self._arrays[name] for name in ("images", "captions", "labels"))
 
-        def read(row: int) -> Example:
+        def read(row: int) -> ImageExample:
             image = to_unit_range(images[row]) if images.dtype == np.uint8 else images[row]
-            return Example(image=image, captions=(str(captions[row]),), label=int(labels[row]))
+            return ImageExample(image=image, captions=(str(captions[row]),), label=int(labels[row]))
 
         return Examples(split_items(range(len(images)), self.test_fraction, split), read)
 

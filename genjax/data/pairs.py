@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genjax.data.captions import parse_captions
-from genjax.data.examples import Example, Examples, OnBad, Split, split_items
+from genjax.data.examples import Examples, ImageExample, OnBad, Split, split_items
 from genjax.data.images import MODES, decode, random_flip
 from genjax.errors import InputError
 
@@ -79,7 +79,7 @@ class Pairs(PairOptions, abc.ABC):
         """Empty: the images have captions, and no classes."""
         return ()
 
-    def source(self, split: Split) -> Examples:
+    def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split.
 
         Raises `InputError` when there are no images, or (with `on_bad="error"`) when the index shows a bad one.
@@ -106,15 +106,15 @@ class Pairs(PairOptions, abc.ABC):
             raise InputError(f"data.path: there are no images with captions in {self.path}.")
         return items
 
-    def _read(self, item: Pair | InputError) -> Example:
+    def _read(self, item: Pair | InputError) -> ImageExample:
         if isinstance(item, InputError):
             raise item
         image = decode(item.image.read(), item.image.name, image_size=self.image_size, channels=self.channels)
         captions = item.captions
         if isinstance(captions, Blob):
             captions = parse_captions(captions.read(), captions.name)
-        return Example(image=image, captions=captions, label=-1)
+        return ImageExample(image=image, captions=captions, label=-1)
 
 
-def _flipped(example: Example, rng: np.random.Generator) -> Example:
-    return Example(image=random_flip(example["image"], rng), captions=example["captions"], label=example["label"])
+def _flipped(example: ImageExample, rng: np.random.Generator) -> ImageExample:
+    return ImageExample(image=random_flip(example["image"], rng), captions=example["captions"], label=example["label"])

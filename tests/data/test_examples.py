@@ -1,8 +1,11 @@
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.data.examples import Examples, existing_path, split_items
+from genjax.data import Digits, Emoji, Idx, ImageFolder, Images, Npz, PointExample, TwoMoons, WebDataset
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, split_items
 from genjax.errors import InputError
 
 
@@ -46,3 +49,24 @@ def test_a_path_that_is_not_set_or_not_there_is_refused(tmp_path):
         existing_path(None, "a folder")
     with pytest.raises(InputError, match="nowhere does not exist; it must name a folder"):
         existing_path(str(tmp_path / "nowhere"), "a folder")
+
+
+@pytest.mark.parametrize("kind", [Digits, Emoji, Idx, ImageFolder, Images, Npz, WebDataset])
+def test_datasets_of_images_say_that_they_give_image_examples_their_shape_and_their_classes(kind):
+    assert typing.get_type_hints(kind.source)["return"] == Examples[ImageExample]
+    members = {name for protocol in LabelledImages.__mro__ for name in vars(protocol) if not name.startswith("_")}
+    assert members == {"source", "image_shape", "class_names"}
+    assert members <= {*dir(kind), *kind.__dataclass_fields__}
+
+
+def test_a_record_may_be_anything():
+    numbers = Examples[int]([1, 2], lambda item: 10 * item)
+    assert (len(numbers), numbers[1]) == (2, 20)
+    assert typing.get_args(Dataset[int]) == (int,)
+
+
+@pytest.mark.parametrize(("dataset", "record"), [(Digits(), ImageExample), (TwoMoons(), PointExample)])
+def test_an_example_has_the_fields_of_its_record(dataset, record):
+    example, kinds = dataset.source("test")[0], typing.get_type_hints(record)
+    assert example.keys() == kinds.keys()
+    assert all(isinstance(example[name], typing.get_origin(kind) or kind) for name, kind in kinds.items())
