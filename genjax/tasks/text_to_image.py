@@ -104,7 +104,7 @@ class TextToImage:
     # ------------------------------------------------------------------ training
 
     def init(self, key: Key[Array, ""]) -> PyTree[Array]:
-        """Fresh parameters {"model": ..., "text": ...}, float32."""
+        """Fresh parameters {"model": ..., "text": ...}, float32, in boxes that name their axes (genjax.nn.linear)."""
         model_key, text_key = jax.random.split(key)
         text, (context, pooled) = _init_with_output(self.text, text_key, self.tokenize([""]))
         image = jnp.zeros((1, *self.data.image_shape))

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.parallel.collectives import all_reduce
 from genjax.parallel.mesh import DATA_AXIS, replicated
+from genjax.parallel.rules import unbox
 from genjax.training.ema import ema_decay, update_ema
 
 Batch = dict[str, Array]
@@ -56,7 +57,7 @@ def initial_state(params: PyTree[Array], optimizer: optax.GradientTransformation
     """The state before the first step."""
     counters = (jnp.zeros((), jnp.int32) for _ in range(3))
     # Weak types would change after the first update, and compile it twice.
-    params = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), params)
+    params = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), unbox(params))
     # The average is a copy: a donated state must not hold one buffer twice.
     return TrainState(*counters, params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 

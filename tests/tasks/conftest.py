@@ -5,6 +5,7 @@ import pytest
 
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
+from genjax.parallel.rules import unbox
 from genjax.tasks.text_to_image import Sampler, TextToImage
 from genjax.training.loop import Train
 
@@ -22,7 +23,7 @@ def task():
 @pytest.fixture(scope="session")
 def params(task):
     """Random everywhere: zero-initialised gates would hide the blocks."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
