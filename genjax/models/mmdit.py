@@ -78,7 +78,7 @@ class MMDiT(nn.Module):
         x = x + positions.astype(x.dtype)
         context = Linear(width, (None, "embed"), kernel_init=dense_init, name="context_embedder")(context)
 
-        sinusoid = timestep_embedding(1000 * t, 256).astype(x.dtype)
+        sinusoid = lying_on(timestep_embedding(1000 * t, 256).astype(x.dtype), ("batch", None))
         small = nn.initializers.normal(0.02)
         condition = MLP(width, width, nn.silu, small, name="t_embedder")(sinusoid)
         condition = condition + MLP(width, width, nn.silu, name="y_embedder")(pooled)

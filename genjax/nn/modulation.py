@@ -8,6 +8,7 @@ The linear layer starts at zero, so that a fresh block is the identity. norms.py
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from genjax.nn.island import lying_on
 from genjax.nn.linear import Linear
 
 
@@ -21,5 +22,6 @@ class AdaLN(nn.Module):
     def __call__(self, condition: Float[Array, "B C"]) -> list[Float[Array, "B 1 D"]]:
         zeros = nn.initializers.zeros
         linear = Linear(self.pieces * self.width, kernel_init=zeros, name="linear")
+        condition = lying_on(condition, ("batch", None))
         vectors_BxPxD = linear(nn.silu(condition)).reshape(-1, self.pieces, self.width)
         return [vectors_BxPxD[:, i, None] for i in range(self.pieces)]

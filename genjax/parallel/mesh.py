@@ -116,14 +116,19 @@ def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     across processes of several devices.
     """
     shards = batch_shards(mesh)
-    places = batch_sharding(mesh).addressable_devices_indices_map((shards,)).values()
-    own = sorted({rows.indices(shards)[0] for (rows,) in places})
-    if own[0] % len(own) or shards % len(own) or own != list(range(own[0], own[0] + len(own))):
+    parts: dict[int, set[int]] = {}
+    for device, (rows,) in batch_sharding(mesh).devices_indices_map((shards,)).items():
+        parts.setdefault(_process_of(device), set()).add(rows.indices(shards)[0])
+    size = max(map(len, parts.values()))
+    if any(own != set(range(min(own) // size * size, min(own) // size * size + size)) for own in parts.values()):
         raise InputError(
-            f"mesh.tensor is {mesh.shape[TENSOR_AXIS]}, and its groups of devices do not fit into the processes, which"
-            f" have {jax.local_device_count()} devices each"
+            f"mesh.tensor is {mesh.shape[TENSOR_AXIS]}, and groups of so many devices do not fit into the processes"
         )
-    return own[0] // len(own), shards // len(own)
+    return min(parts[jax.process_index()]) // size, shards // size
+
+
+def _process_of(device: jax.Device) -> int:
+    return device.process_index
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> PyTree[Any]:
