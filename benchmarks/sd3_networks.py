@@ -6,6 +6,7 @@ import diffusers
 import jax
 import numpy as np
 import torch
+from flax.core import meta
 
 from genjax import config
 from genjax.interop import sd3
@@ -27,7 +28,7 @@ def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
     model = SYSTEM.model
     keep_freed_memory()  # as training does; torch has its part of it
     batch = random_batch(2)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
+    abstract = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), **batch))["params"]
     rng = np.random.default_rng(0)
 
     def random_weights(leaf):

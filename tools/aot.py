@@ -137,6 +137,7 @@ def sd3_medium(implementation: str) -> dict[str, int]:
     """
     import jax
     import jax.numpy as jnp
+    from flax.core import meta
 
     from configs.sd3 import VARIANTS
 
@@ -149,7 +150,7 @@ def sd3_medium(implementation: str) -> dict[str, int]:
     def loss(params, *inputs):
         return model.apply({"params": params}, *inputs).astype(jnp.float32).sum()
 
-    params = jax.eval_shape(plain.init, jax.random.key(0), *given)["params"]
+    params = meta.unbox(jax.eval_shape(plain.init, jax.random.key(0), *given))["params"]
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
     step = jax.value_and_grad(loss, argnums=(0, 1))
     if implementation == "cudnn":

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 from genjax.nn.attention import attention
+from genjax.nn.island import lying_on
+from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import MLP, dense_init
 from genjax.nn.norms import layer_norm
 
@@ -43,12 +45,13 @@ class ByteEncoder(nn.Module):
         if min(self.max_length, self.num_heads) < 1 or self.width % self.num_heads:
             raise ValueError(f"a ByteEncoder of width {self.width} cannot have {self.num_heads} heads")
         normal = nn.initializers.normal(0.02)
-        x = nn.Embed(257, self.width, embedding_init=normal, name="embed")(tokens)
-        x = x + self.param("positions", normal, (self.max_length, self.width))
+        x = Embedding(257, self.width, embedding_init=normal, name="embed")(tokens)
+        x = x + self.param("positions", with_axes(normal, (None, "embed")), (self.max_length, self.width))
+        x = lying_on(x, ("batch", None, None))
         for i in range(self.depth):
             x = EncoderBlock(self.num_heads, name=f"block_{i}")(x)
         x = layer_norm(x)
-        return x, nn.Dense(self.pooled_width, kernel_init=dense_init, name="pool")(jnp.mean(x, axis=1))
+        return x, Linear(self.pooled_width, ("embed", None), kernel_init=dense_init, name="pool")(jnp.mean(x, axis=1))
 
 
 class EncoderBlock(nn.Module):
@@ -59,7 +62,9 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         width = x.shape[-1]
-        qkv = nn.Dense(3 * width, kernel_init=dense_init, name="qkv")(layer_norm(x))
+        qkv = Linear(3 * width, ("embed", "heads"), kernel_init=dense_init, name="qkv")(layer_norm(x))
         heads = (part.reshape(*x.shape[:2], self.num_heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        x = x + nn.Dense(width, kernel_init=dense_init, name="proj")(attention(*heads).reshape(x.shape))
+        x = x + Linear(width, ("heads", "embed"), kernel_init=dense_init, name="proj")(
+            attention(*heads).reshape(x.shape)
+        )
         return x + MLP(2 * width, width, name="mlp")(layer_norm(x))

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.embeddings import sincos_2d_centre_crop, timestep_embedding
+from genjax.nn.island import lying_on
+from genjax.nn.linear import STACKED, Linear
 from genjax.nn.mlp import MLP, dense_init
 from genjax.nn.modulation import AdaLN
 from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
@@ -69,14 +71,14 @@ class MMDiT(nn.Module):
         rows, columns = (self._tokens_along(size) for size in x_t.shape[1:3])
 
         x = patchify(x_t, self.patch_size)
-        x = nn.Dense(width, kernel_init=dense_init, name="x_embedder")(x)
+        x = Linear(width, (None, "embed"), kernel_init=dense_init, name="x_embedder")(x)
         positions = sincos_2d_centre_crop(
             rows, columns, width, max_size=self.pos_embed_max_size, base_size=self.pos_embed_base_size
         )
         x = x + positions.astype(x.dtype)
-        context = nn.Dense(width, kernel_init=dense_init, name="context_embedder")(context)
+        context = Linear(width, (None, "embed"), kernel_init=dense_init, name="context_embedder")(context)
 
-        sinusoid = timestep_embedding(1000 * t, 256).astype(x.dtype)
+        sinusoid = lying_on(timestep_embedding(1000 * t, 256).astype(x.dtype), ("batch", None))
         small = nn.initializers.normal(0.02)
         condition = MLP(width, width, nn.silu, small, name="t_embedder")(sinusoid)
         condition = condition + MLP(width, width, nn.silu, name="y_embedder")(pooled)
@@ -91,6 +93,7 @@ class MMDiT(nn.Module):
                     split_rngs={"params": True},
                     in_axes=nn.broadcast,
                     length=length,
+                    metadata_params=STACKED,
                 )
                 block = stack(*sizes, dual_attention, name=name)
                 (context, x), _ = block((context, x), condition)
@@ -99,8 +102,8 @@ class MMDiT(nn.Module):
         (_, x), _ = last((context, x), condition)
 
         shift, scale = AdaLN(width, 2, name="final_modulation")(condition)
-        zeros = nn.initializers.zeros
-        x = nn.Dense(self.patch_size**2 * self.channels, kernel_init=zeros, name="final_linear")(
+        pixels, zeros = self.patch_size**2 * self.channels, nn.initializers.zeros
+        x = Linear(pixels, ("embed", None), kernel_init=zeros, name="final_linear")(
             layer_norm(x, scale=scale, shift=shift)
         )
         return unpatchify(x, self.patch_size, rows)
@@ -127,7 +130,7 @@ class JointBlock(nn.Module):
         self.image = Stream(*sizes, dual_attention=self.dual_attention)
 
     def __call__(self, streams, condition):
-        context, image = streams
+        context, image = (lying_on(tokens, ("batch", None, None)) for tokens in streams)
         context_modulation = self.context.modulation(condition)
         image_modulation = self.image.modulation(condition)
         joint = zip(
@@ -192,8 +195,8 @@ class Projections(nn.Module):
 
     def setup(self):
         width = self.num_heads * self.head_dim
-        self.qkv = nn.Dense(3 * width, kernel_init=dense_init)
-        self.proj = nn.Dense(width, kernel_init=dense_init)
+        self.qkv = Linear(3 * width, ("embed", "heads"), kernel_init=dense_init)
+        self.proj = Linear(width, ("heads", "embed"), kernel_init=dense_init)
         if self.qk_norm:
             self.norm_q, self.norm_k = RMSNorm(), RMSNorm()
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from genjax.nn.linear import Linear
+
 dense_init = nn.initializers.xavier_uniform()
 """Initialiser of every linear layer of the diffusion transformers here (DiT: Xavier uniform, bias 0)."""
 
@@ -19,5 +21,5 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch out"]:
-        x = nn.Dense(self.hidden, kernel_init=self.kernel_init, name="fc1")(x)
-        return nn.Dense(self.out, kernel_init=self.kernel_init, name="fc2")(self.activation(x))
+        x = Linear(self.hidden, ("embed", "mlp"), kernel_init=self.kernel_init, name="fc1")(x)
+        return Linear(self.out, ("mlp", "embed"), kernel_init=self.kernel_init, name="fc2")(self.activation(x))

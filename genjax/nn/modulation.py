@@ -8,6 +8,9 @@ The linear layer starts at zero, so that a fresh block is the identity. norms.py
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from genjax.nn.island import lying_on
+from genjax.nn.linear import Linear
+
 
 class AdaLN(nn.Module):
     """The `pieces` modulation vectors of a block, each (B, 1, width), from a condition (B, C)."""
@@ -18,6 +21,7 @@ class AdaLN(nn.Module):
     @nn.compact
     def __call__(self, condition: Float[Array, "B C"]) -> list[Float[Array, "B 1 D"]]:
         zeros = nn.initializers.zeros
-        linear = nn.Dense(self.pieces * self.width, kernel_init=zeros, bias_init=zeros, name="linear")
+        linear = Linear(self.pieces * self.width, kernel_init=zeros, name="linear")
+        condition = lying_on(condition, ("batch", None))
         vectors_BxPxD = linear(nn.silu(condition)).reshape(-1, self.pieces, self.width)
         return [vectors_BxPxD[:, i, None] for i in range(self.pieces)]

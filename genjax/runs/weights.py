@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import meta
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, PyTree
 
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
+from genjax.parallel.rules import unbox
 from genjax.runs.checkpoints import Checkpoints
 from genjax.runs.parts import Parts
 
@@ -26,7 +26,7 @@ def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
     `trained` is the average where the run keeps one. Raises InputError when the directory has no weights, or when what
     it has does not fit the task.
     """
-    shapes = meta.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
     fixed = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else shapes.fixed
     if (directory / "checkpoints").is_dir():
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -18,8 +18,8 @@ from rich.console import Console
 from genjax.data.loader import Loader
 from genjax.errors import InputError
 from genjax.parallel.host_memory import keep_freed_memory
-from genjax.parallel.host import whole
-from genjax.parallel.mesh import batch_shares, is_divided, shard_batch, wait_for_all
+from genjax.parallel.host import Agreement, whole
+from genjax.parallel.mesh import batch_share, batch_shards, shard_batch, wait_for_all
 from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.directory import open_run
 from genjax.runs.weights import FILES, read_part, write_part
@@ -45,14 +45,15 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     task.check()
     train, mesh = task.train, task.mesh.build()
     _check_division(task, mesh)
+    process_index, process_count = batch_share(mesh)
     with contextlib.ExitStack() as until_the_end:
         loader = Loader(
             task.data.source("train"),
             batch_size=train.batch_size,
             seed=train.seed,
             transform=task.prepare,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=process_index,
+            process_count=process_count,
             threads=train.data_threads,
         )
         until_the_end.callback(loader.close)
@@ -80,7 +81,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         update = make_update(task, mesh, shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
         report = Report(task, directory, start, untold=record.get("untold"))
         until_the_end.callback(report.close)
-        stop = until_the_end.enter_context(stop_on_signals())
+        stop, agreed = until_the_end.enter_context(stop_on_signals()), Agreement()
         bar = until_the_end.enter_context(progress_bar(console, train.steps, start))
         pending = None
         for step in range(start + 1, train.steps + 1):
@@ -88,7 +89,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
             if pending is not None:
                 report.read(pending)  # The device is at work on this step while the last one's metrics are read.
             pending = told
-            stopping = stop.agreed(step)
+            stopping = agreed(bool(stop))
             saving = step % task.checkpoint.every == 0 or step == train.steps or stopping
             if report.is_due(step) or saving:
                 report.read(pending)
@@ -103,7 +104,8 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
                 break
 
     if int(state.step) < train.steps:
-        log.info("stopped by %s after step %d; the same command goes on from there", stop.name, int(state.step))
+        who = stop.name or "another process"
+        log.info("stopped by %s after step %d; the same command goes on from there", who, int(state.step))
     else:
         averaged = whole(state.averaged)
         if jax.process_index() == 0:
@@ -185,7 +187,7 @@ def own_position(positions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _check_division(task: Task, mesh: jax.sharding.Mesh) -> None:
-    train, shares = task.train, batch_shares(mesh)
+    train, shares = task.train, batch_shards(mesh)
     if train.batch_size % (shares * train.accumulate):
         raise InputError(
             f"train.batch_size is {train.batch_size}, and does not split evenly over {shares} devices times"
@@ -196,7 +198,5 @@ def _check_division(task: Task, mesh: jax.sharding.Mesh) -> None:
             f"train.accumulate is {train.accumulate}, and the loss of this system couples the rows of a batch, which"
             " micro-batches would part: only 1 is accepted"
         )
-    if task.mesh.all_reduce == "ring" and (task.couples_rows or is_divided(mesh)):
-        raise InputError(
-            "mesh.all_reduce is ring, which sums whole gradients: a divided state and a loss that couples rows take psum"
-        )
+    if task.mesh.all_reduce == "ring" and task.couples_rows:
+        raise InputError("mesh.all_reduce is ring, which sums gradients of rows: a loss that couples rows takes psum")

@@ -13,10 +13,6 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.name is not None
 
-    def agreed(self, step: int) -> bool:
-        """Whether all processes stop after `step`."""
-        return bool(self)
-
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:

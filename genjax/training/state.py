@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.linen import meta
 from jaxtyping import Array, Int, Key, PyTree
 
-from genjax.parallel.mesh import replicated
+from genjax.parallel.rules import mirrored, state_shardings, unbox
 from genjax.runs.parts import Parts
 from genjax.training.loss_scale import LossScale, first_scale
 from genjax.training.players import own_part
@@ -40,7 +39,7 @@ class TrainState(NamedTuple):
 
 def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Array]] = {}) -> TrainState:  # noqa: B006
     """The state before the first step; pure. `held` are parts that hold still and come from elsewhere."""
-    parts = meta.unbox(task.init(key))
+    parts = unbox(task.init(key))
     parts = parts._replace(fixed={**parts.fixed, **held})
     # Weak types would change after the first update, and compile it twice.
     parts = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), parts)
@@ -62,9 +61,14 @@ def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Arr
 
 def abstract_state(task: Task, mesh: jax.sharding.Mesh, held: Mapping[str, PyTree[Array]] = {}) -> TrainState:  # noqa: B006
     """Shapes, types and shardings of the state on a mesh, of `jax.ShapeDtypeStruct`."""
-    state = jax.eval_shape(lambda key, held: initial_state(task, key, held), jax.random.key(0), dict(held))
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    key, held = jax.random.key(0), dict(held)
+    state = jax.eval_shape(lambda key, held: initial_state(task, key, held), key, held)
+    boxed = jax.eval_shape(task.init, key).trained
+    places = mirrored(state, state.parts.trained, state_shardings(mesh, boxed))
+    # What stands still mirrors nothing, and may be the largest part of all.
+    fixed = state_shardings(mesh, state.parts.fixed)
+    places = places._replace(parts=places.parts._replace(fixed=fixed))
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
 
 
 def to_trees(state: TrainState) -> dict[str, Any]:

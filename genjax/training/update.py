@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from genjax.parallel.collectives import all_reduce
-from genjax.parallel.mesh import BATCH_AXES, is_divided, replicated
+from genjax.parallel.mesh import BATCH_AXES, replicated
+from genjax.parallel.rules import divided_over
 from genjax.training.ema import ema_decay, update_ema
 from genjax.training.loss_scale import next_scale
 from genjax.training.players import LONE, gradients, own_part, replaced, turns
@@ -46,7 +47,7 @@ def make_update(
     `shardings` says how the state lies on the mesh; whole on every device when None.
     """
     players, train = task.players(), task.train
-    by_xla = task.couples_rows or is_divided(mesh)
+    by_xla = task.couples_rows or task.mesh.sharded
     optimizers = {name: player.optimizer.build(player.moves(train.steps)) for name, player in players.items()}
     order = turns(players)
     kinds = sorted(set(order), key=order.index)
@@ -86,7 +87,8 @@ def make_update(
         scale = jnp.float32(1) if state.scale is None else state.scale.value
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         if by_xla:
-            found, sums = on_all_devices(movers, state.parts, key, scale, batch)
+            with divided_over(mesh):
+                found, sums = on_all_devices(movers, state.parts, key, scale, batch)
         else:
             everywhere, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
             found, sums = jax.shard_map(

@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.core import meta
 from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
@@ -29,8 +30,9 @@ def random_model(**sizes):
     model = MMDiT(channels=3, num_heads=2, head_dim=4, **UNTOLD, **sizes)
     shapes = ((2, 4, 4, 3), (2,), (2, 5, 6), (2, 9))
     abstract = jax.eval_shape(model.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, np.float32) for s in shapes))
+    abstract = meta.unbox(abstract)["params"]
     rng = np.random.default_rng(0)
-    return model, jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract["params"])
+    return model, jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract)
 
 
 @pytest.fixture(params=["diffusers", "original"])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def test_a_text_that_is_too_long_is_refused_with_its_number_of_bytes(text, count
 @pytest.fixture(scope="module")
 def encode():
     """Texts to (context, pooled), with fresh weights."""
-    params = jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 12), jnp.int32))
+    params = jit(lambda *given: meta.unbox(ENCODER.init(*given)))(jax.random.key(0), jnp.zeros((1, 12), jnp.int32))
     apply = jit(ENCODER.apply)
 
     def encode(*texts, dtype=jnp.float32):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 def parameters(model: MMDiT, **arrays):
     """Names, shapes and types; nothing is computed."""
-    return jax.eval_shape(functools.partial(model.init, jax.random.key(0)), **(inputs() | arrays))["params"]
+    return meta.unbox(jax.eval_shape(functools.partial(model.init, jax.random.key(0)), **(inputs() | arrays)))["params"]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
 from genjax.nn.mlp import MLP
 
@@ -11,7 +12,7 @@ from genjax.nn.mlp import MLP
 def test_it_equals_linear_gelu_linear_with_the_tanh_form():
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     mlp = MLP(hidden=8, out=5)
-    params = jax.jit(mlp.init)(jax.random.key(0), x)["params"]
+    params = meta.unbox(jax.jit(mlp.init)(jax.random.key(0), x))["params"]
     hidden = np.float64(x) @ np.float64(params["fc1"]["kernel"])
     gelu = hidden / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
     np.testing.assert_allclose(mlp.apply({"params": params}, x), gelu @ np.float64(params["fc2"]["kernel"]), atol=1e-6)
@@ -25,7 +26,7 @@ def test_the_activation_may_be_another():
 
 
 def test_it_starts_with_xavier_uniform_weights_and_zero_biases():
-    params = jax.jit(MLP(hidden=64, out=32).init)(jax.random.key(0), jnp.zeros((1, 32)))["params"]
+    params = meta.unbox(jax.jit(MLP(hidden=64, out=32).init)(jax.random.key(0), jnp.zeros((1, 32))))["params"]
     for layer in params.values():
         bound = np.sqrt(6 / 96)
         assert 0.98 * bound < np.abs(layer["kernel"]).max() <= bound

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
 from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
 
@@ -54,7 +55,7 @@ def test_rms_norm_equals_flax(x):
 
 
 def test_the_scale_of_rms_norm_starts_at_one_and_multiplies(x):
-    np.testing.assert_array_equal(RMSNorm().init(jax.random.key(0), x)["params"]["scale"], np.ones(32))
+    np.testing.assert_array_equal(meta.unbox(RMSNorm().init(jax.random.key(0), x))["params"]["scale"], np.ones(32))
     np.testing.assert_allclose(rms_norm(x, jnp.arange(32.0)), rms_norm(x) * jnp.arange(32.0), rtol=1e-6)
 
 

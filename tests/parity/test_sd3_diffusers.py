@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 from flax.traverse_util import flatten_dict
 
 from genjax.interop import sd3
@@ -39,7 +40,7 @@ def pair(request):
         pos_embed_base_size=4,
         **SIZES[request.param],
     )
-    abstract = jax.eval_shape(model.init, jax.random.key(0), *inputs(4, 4).values())["params"]
+    abstract = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *inputs(4, 4).values()))["params"]
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: random_weights(rng, leaf.shape), abstract)
     return model, params, in_diffusers(model, params)

@@ -2,10 +2,10 @@
 
 import jax
 import pytest
-from flax.linen import meta
 
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
+from genjax.parallel.rules import unbox
 from genjax.tasks.text_to_image import Sampler, TextToImage
 from genjax.training.task import Train
 
@@ -28,7 +28,7 @@ def params(parts):
 @pytest.fixture(scope="session")
 def parts(task):
     """Random everywhere: zero-initialised gates would hide the blocks."""
-    shapes = meta.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])

@@ -1,0 +1,112 @@
+"""Layers whose parameters say what their axes are: Linen's linear layer, embedding and convolution, with logical names.
+
+A network does not know on how many devices it runs, but it knows best what an axis of a parameter is. It says so once,
+by a logical name, where the parameter is made:
+
+    embed     the width of the tokens, which every layer reads and writes
+    mlp       a width inside a layer: of a hidden layer, of modulations
+    heads     the attention heads, with their widths
+    vocab     the entries of a table of embeddings
+    layers    the blocks of a stack that a scan runs: nn.scan(..., metadata_params=STACKED) adds it
+    None      nothing of these: pixels of a patch, places of a kernel, a foreign width
+
+(GSPMD's annotations, Xu et al. 2021, arXiv:2105.04663, as Linen's logical partitioning has them.) `init` returns the
+parameters in boxes that carry the names, and `apply` takes them without; a table of rules outside of the network maps
+names to the axes of a mesh. What is computed, the names of the parameters and their first values are Linen's.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from flax import linen as nn
+from flax.core import meta
+
+Axes = tuple[str | None, ...]
+"""A logical name, or None, for every axis of an array."""
+
+STACKED = {meta.PARTITION_NAME: "layers"}
+"""The `metadata_params` of every `nn.scan` over blocks."""
+
+
+class Named(nn.LogicallyPartitioned):
+    """A parameter and the logical names of its axes.
+
+    Unlike Linen's own box it constrains nothing when it is opened: Linen would put the rules on the fresh parameter to
+    the letter, and refuse an axis that its mesh does not divide.
+    """
+
+    def unbox(self, apply_constraint: bool = False) -> jax.Array:
+        """The parameter alone."""
+        return self.value
+
+
+def with_axes(init: Callable, axes: Axes) -> Callable[..., Named]:
+    """An initialiser of a parameter whose axes have these names: `self.param(name, with_axes(init, axes), shape)`.
+
+    It raises ValueError where there are not as many names as axes.
+    """
+
+    def initialise(*arguments, **options):
+        value = init(*arguments, **options)
+        if value.ndim != len(axes):
+            raise ValueError(f"a parameter of shape {value.shape} has {value.ndim} axes, and {len(axes)} names: {axes}")
+        return Named(value, axes)
+
+    return initialise
+
+
+def Linear(
+    features: int,
+    axes: Axes = ("embed", "mlp"),
+    *,
+    kernel_init: Callable = nn.linear.default_kernel_init,
+    bias_init: Callable = nn.initializers.zeros,
+    use_bias: bool = True,
+    name: str | None = None,
+) -> nn.Dense:
+    """x W + b over the last axis, W (in, features) with these axes; b (features,) has the last of them."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        kernel_init=with_axes(kernel_init, axes),
+        bias_init=with_axes(bias_init, axes[-1:]),
+        name=name,
+    )
+
+
+def Embedding(
+    num: int,
+    features: int,
+    axes: Axes = ("vocab", "embed"),
+    *,
+    embedding_init: Callable = nn.linear.default_embed_init,
+    name: str | None = None,
+) -> nn.Embed:
+    """Row i of a table (num, features) for each index i; `attend` multiplies by its transpose."""
+    return nn.Embed(num, features, embedding_init=with_axes(embedding_init, axes), name=name)
+
+
+def Conv(
+    features: int,
+    kernel_size: Sequence[int],
+    axes: Axes = ("embed", "mlp"),
+    *,
+    kernel_init: Callable = nn.linear.default_kernel_init,
+    bias_init: Callable = nn.initializers.zeros,
+    use_bias: bool = True,
+    name: str | None = None,
+    **options,
+) -> nn.Conv:
+    """A convolution of images (B, H, W, C) or sequences; `axes` name the channels in and out, places have no name.
+
+    The options are Linen's: strides, padding, kernel_dilation, feature_group_count, ...
+    """
+    return nn.Conv(
+        features,
+        tuple(kernel_size),
+        use_bias=use_bias,
+        kernel_init=with_axes(kernel_init, (*[None] * len(kernel_size), *axes)),
+        bias_init=with_axes(bias_init, axes[-1:]),
+        name=name,
+        **options,
+    )

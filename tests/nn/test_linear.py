@@ -1,0 +1,73 @@
+"""Laws of the layers that name their axes: Linen's numbers, and names that are told once."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.nn.linear import STACKED, Conv, Embedding, Linear, with_axes
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4)), jnp.float32)
+TOKENS = jnp.arange(6).reshape(2, 3)
+PAIRS = {
+    "linear": (Linear(5), nn.Dense(5), X),
+    "linear without a bias": (Linear(5, use_bias=False), nn.Dense(5, use_bias=False), X),
+    "embedding": (Embedding(7, 5), nn.Embed(7, 5), TOKENS),
+    "convolution": (Conv(5, (3,), strides=2), nn.Conv(5, (3,), strides=2), X),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_outputs_names_and_first_values_are_those_of_linen(pair):
+    ours, linen, x = pair
+    (y_ours, boxed), (y_linen, plain) = (layer.init_with_output(jax.random.key(1), x) for layer in (ours, linen))
+    params = nn.meta.unbox(boxed)
+    assert jax.tree.structure(params) == jax.tree.structure(plain)
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+    np.testing.assert_array_equal(y_ours, y_linen)
+    np.testing.assert_array_equal(ours.apply(params, x), y_linen)
+
+
+def names(layer, x):
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    return jax.tree.map(lambda box: box.names, params, is_leaf=nn.meta.is_axis_metadata)
+
+
+def test_a_bias_has_the_name_of_the_features():
+    assert names(Linear(5), X) == {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
+    assert names(Linear(5, ("heads", None)), X) == {"kernel": ("heads", None), "bias": (None,)}
+    assert names(Embedding(7, 5), TOKENS) == {"embedding": ("vocab", "embed")}
+    assert names(Conv(5, (3, 3)), X[None]) == {"kernel": (None, None, "embed", "mlp"), "bias": ("mlp",)}
+
+
+class Stack(nn.Module):
+    length: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        class Block(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                return Linear(4, ("mlp", "embed"), name="linear")(x), None
+
+        options = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=self.length)
+        return nn.scan(Block, metadata_params=STACKED, **options)(name="blocks")(x)[0]
+
+
+def test_a_scan_adds_the_axis_of_its_layers():
+    assert names(Stack(), X) == {
+        "blocks": {"linear": {"kernel": ("layers", "mlp", "embed"), "bias": ("layers", "embed")}}
+    }
+
+
+def test_parameters_may_be_made_under_rules_that_do_not_divide_them():
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("fsdp",))
+    with jax.set_mesh(mesh), nn.logical_axis_rules((("embed", "fsdp"), ("mlp", None))):
+        params = jax.jit(lambda: nn.meta.unbox(Linear(5).init(jax.random.key(0), jnp.ones((1, 3)))))()
+    assert params["params"]["kernel"].shape == (3, 5)
+
+
+def test_another_number_of_names_than_axes_is_refused():
+    with pytest.raises(ValueError, match=r"a parameter of shape \(2, 3\) has 2 axes, and 1 names: \('embed',\)"):
+        with_axes(nn.initializers.zeros, ("embed",))(jax.random.key(0), (2, 3))
