@@ -1,6 +1,7 @@
 """Text as bytes: the tokenizer that needs no vocabulary file and knows every text."""
 
-from collections.abc import Iterable
+import codecs
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,17 @@ class ByteTokenizer:
     def document(self, text: str | bytes) -> np.ndarray:
         """Ids (n + 2,) int32 of a whole document, between its borders."""
         return np.pad(self.encode(text), 1, constant_values=self.border)
+
+    def stream(self, pieces: Iterable[Iterable[int]]) -> Iterator[str]:
+        """The text of ids that come in pieces, up to the first border; a character is given when it is whole."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for ids in map(np.asarray, pieces):
+            ended = np.flatnonzero(ids == self.border)
+            ids = ids[: ended[0]] if len(ended) else ids
+            yield decoder.decode(ids.astype(np.uint8).tobytes())
+            if len(ended):
+                break
+        yield decoder.decode(b"", final=True)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without borders; bytes that are not UTF-8 become the replacement character."""

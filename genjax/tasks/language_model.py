@@ -108,7 +108,7 @@ class LanguageModel(Task):
         seed = options.pop("seed")
         for i, prompt in enumerate(prompts):
             ids = (piece[0] for piece in self.write(params, [prompt], seed=seed + i, **options))
-            yield Written(prompt, _decoded(self.data.tokenizer, ids), name=f"{i:04d}")
+            yield Written(prompt, self.data.tokenizer.stream(ids), name=f"{i:04d}")
 
     # ------------------------------------------------------------------ what people look at
 
@@ -215,17 +215,3 @@ class _Apply:
 
     def __call__(self, params, tokens, cache):
         return self.model.apply({"params": params}, tokens, cache=cache)
-
-
-def _decoded(tokenizer: Any, pieces: Iterator[np.ndarray]) -> Iterator[str]:
-    """The text of ids as they come, up to the end of the document; characters cut by a border of pieces stay whole."""
-    decoder = tokenizer.stream()
-    for ids in pieces:
-        ended = np.flatnonzero(ids == tokenizer.border)
-        text = decoder.decode(ids[: ended[0]] if len(ended) else ids, final=bool(len(ended)))
-        if text:
-            yield text
-        if len(ended):
-            return
-    if rest := decoder.decode(np.zeros(0, np.int32), final=True):
-        yield rest

@@ -45,15 +45,15 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     task.check()
     train, mesh = task.train, task.mesh.build()
     _check_division(task, mesh)
-    process_index, process_count = batch_share(mesh)
+    share = batch_share(mesh)
     with contextlib.ExitStack() as until_the_end:
         loader = Loader(
             task.data.source("train"),
             batch_size=train.batch_size,
             seed=train.seed,
             transform=task.prepare,
-            process_index=process_index,
-            process_count=process_count,
+            process_index=share[0],
+            process_count=share[1],
             threads=train.data_threads,
         )
         until_the_end.callback(loader.close)
@@ -70,7 +70,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         start = int(state.step)
         if record:
             checkpoints.set_aside_after(start)
-            loader.restore(own_position(record["data"]))
+            loader.restore(own_position(record["data"], share))
             log.info("resuming %s at step %d of %d", directory, start, train.steps)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.parts.trained))
         kind = jax.devices()[0].device_kind
@@ -172,18 +172,17 @@ def positions_of_all(own: dict[str, Any]) -> list[dict[str, Any]]:
     """The data positions of all processes, which differ where bad examples were skipped."""
     if jax.process_count() == 1:
         return [own]
-    numbers = multihost_utils.process_allgather(np.array([own["batches"], own["skipped"]]))
-    count = len(numbers)
-    return [
-        own | {"batches": int(b), "skipped": int(s), "process": [i, count]} for i, (b, s) in enumerate(numbers.tolist())
-    ]
+    numbers = multihost_utils.process_allgather(np.array([own["batches"], own["skipped"], *own["process"]]))
+    return [own | {"batches": b, "skipped": s, "process": process} for b, s, *process in numbers.tolist()]
 
 
-def own_position(positions: list[dict[str, Any]]) -> dict[str, Any]:
-    """This process' position; on another number of processes any of them, one with skipped examples before others."""
-    if len(positions) == jax.process_count():
-        return positions[jax.process_index()]
-    return max(positions, key=lambda position: position["skipped"])
+def own_position(positions: list[dict[str, Any]], share: tuple[int, int]) -> dict[str, Any]:
+    """The position of who read this share (index, count) of the batches.
+
+    Where the batches were shared otherwise it is any of them, one with skipped examples before others.
+    """
+    own = [position for position in positions if position["process"] == list(share)]
+    return own[0] if own else max(positions, key=lambda position: position["skipped"])
 
 
 def _check_division(task: Task, mesh: jax.sharding.Mesh) -> None:

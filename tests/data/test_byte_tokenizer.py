@@ -25,3 +25,13 @@ def test_every_sequence_of_ids_is_some_text():
     assert TOKENIZER.decode([256, 0xC3, 0x28, 0xFF]) == "\ufffd(\ufffd"
     assert TOKENIZER.decode(np.arange(TOKENIZER.vocabulary))[65:68] == "ABC"
     assert TOKENIZER.decode([]) == ""
+
+
+def test_a_stream_gives_whole_characters_and_ends_at_the_border():
+    ids = np.concatenate([ByteTokenizer().encode("aü→b"), [ByteTokenizer.border, 97]])
+    for size in (1, 2, 5, 100):
+        pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+        texts = list(ByteTokenizer().stream(pieces))
+        assert "".join(texts) == "aü→b"
+        assert "\ufffd" not in "".join(texts)
+    assert "".join(ByteTokenizer().stream([ids[:2]])) == "a\ufffd"

@@ -146,16 +146,13 @@ def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
         fit(other, tmp_path / "other")
 
 
-def test_positions_of_several_processes_are_each_process_own(monkeypatch):
+def test_positions_of_several_processes_are_each_process_own():
     alone = {"batches": 3, "skipped": 0, "process": [0, 1], "seed": 0}
-    assert own_position(positions_of_all(alone)) == alone
+    assert own_position(positions_of_all(alone), (0, 1)) == alone
     two = [alone | {"process": [i, 2], "skipped": i} for i in range(2)]
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert own_position(two)["skipped"] == 1
+    assert [own_position(two, (i, 2)) for i in range(2)] == two
     # On another number of processes one that has skipped examples is taken, which the loader then refuses.
-    monkeypatch.setattr(jax, "process_count", lambda: 1)
-    assert own_position(two) == two[1]
+    assert own_position(two, (0, 1)) == two[1]
 
 
 def test_a_finished_run_stays_as_it_is(straight):
