@@ -109,7 +109,7 @@ class Wasserstein:
 
 @dataclass(frozen=True)
 class Relativistic:
-    """Each example against its pair (RpGAN, Jolicoeur-Martineau 2018; R3GAN, Huang et al. 2024, equation 2).
+    """Each example against its pair (RpGAN, Jolicoeur-Martineau 2018; R3GAN, Huang et al. 2024).
 
     Only differences of scores count. A critic that separates all real from all generated data by one threshold pulls
     dropped modes no more than others; pairs make every real example want generated ones near it (Sun et al. 2020).

@@ -61,7 +61,7 @@ class GradientPenalty:
 
 @dataclass(frozen=True)
 class LipschitzPenalty:
-    """weight * max(0, |grad D| - 1)^2 between a real and a generated example (Petzka et al. 2018, equation 8).
+    """weight * max(0, |grad D| - 1)^2 between a real and a generated example (WGAN-LP, Petzka et al. 2018).
 
     It forbids slopes above 1 and asks for none: between a random pair, unlike a transported one, the best critic has
     often less. So it can be priced higher than the two-sided penalty (docs/duality.md measures both).
@@ -104,7 +104,7 @@ class R2:
 
 @dataclass(frozen=True)
 class R1R2:
-    """R1 + R2, with which the relativistic game converges locally (R3GAN, Huang et al. 2024, section 2.3)."""
+    """R1 + R2, with which the relativistic game converges locally (R3GAN, Huang et al. 2024)."""
 
     weight: float = 1.0
     """Price of either squared slope, gamma / 2. R3GAN begins with gamma = 0.05 on CIFAR-10 and 2 on FFHQ-64."""

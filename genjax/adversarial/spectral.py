@@ -6,7 +6,7 @@ update (algorithm 1 there): with W of shape (in, out),
 
     v <- W u / |W u|,    u <- W^T v / |W^T v|,    sigma = v^T W u
 
-and sigma is differentiated with u and v held fixed (equation 9): d sigma / dW = v u^T.
+and sigma is differentiated with u and v held fixed: d sigma / dW = v u^T.
 
 Here it is a transform of a tree of parameters, so that no network needs to know of it. Kernels are the leaves named
 `kernel` or `embedding` of at least two axes, reshaped to (the product of all but the last, last): for a convolution
@@ -47,7 +47,6 @@ def power_iterate(kernel: Float[Array, "*rest out"], u: Float[Array, " out"]) ->
     A kernel of zeros keeps its u, so that it can be followed once it has moved.
     """
     fixed = jax.lax.stop_gradient(as_matrix(kernel))
-    u = jax.lax.stop_gradient(u)
     v = direction(fixed @ u, otherwise=jnp.zeros(len(fixed), u.dtype))
     u = direction(fixed.T @ v, otherwise=u)
     return Singular(u, v, spectral_norm(kernel, u, v))
@@ -57,7 +56,7 @@ def spectral_norm(
     kernel: Float[Array, "*rest out"], u: Float[Array, " out"], v: Float[Array, " rest"]
 ) -> Float[Array, ""]:
     """v^T W u: the largest singular value, where u and v belong to it; never more than that."""
-    return jax.lax.stop_gradient(v) @ as_matrix(kernel) @ jax.lax.stop_gradient(u)
+    return v @ as_matrix(kernel) @ u
 
 
 def initial_vectors(params: Mapping[str, PyTree], key: Key[Array, ""]) -> dict[str, PyTree]:

@@ -4,7 +4,7 @@ They stand beside the generators: a perceptron, DCGAN's strided convolutions, an
 al. 2024). None of them normalises its activations: gradient penalties need rows that do not see one another, and
 constraints of parameters bound no slope behind a normalisation. Scores are float32.
 
-With classes the score is a projection (Miyato and Koyama 2018, equation 3): psi(h) + <embedding(class), h>, with h the
+With classes the score is a projection (Miyato and Koyama 2018): psi(h) + <embedding(class), h>, with h the
 features of the last layer. The log ratio of densities splits in this way when classes are log-linear in h.
 """
 

@@ -86,7 +86,7 @@ def test_the_best_least_squares_critic_is_the_posterior_mean_of_its_targets(x64,
 def test_least_squares_generator_lowers_pearsons_chi_squared(x64):
     objective = LeastSquares(a=-1, b=1, c=0)
     losses = objective.generator(jnp.zeros(4), jnp.asarray((P - Q) / (P + Q)))
-    # LSGAN's equation 5 adds the same square under p, which a generator cannot change.
+    # LSGAN's proof adds the same square under p, which a generator cannot change.
     np.testing.assert_allclose(2 * (P + Q) @ losses, np.sum((P + Q - 2 * Q) ** 2 / (P + Q)), rtol=1e-14)
 
 

@@ -52,7 +52,13 @@ def test_sigma_has_the_gradient_v_times_u_as_the_true_norm_has():
     np.testing.assert_allclose(through_iteration, true, atol=1e-5)
 
 
-def test_the_gradient_through_a_normalised_kernel_is_that_of_equation_12():
+def test_no_derivative_runs_through_the_iteration_also_far_from_its_end():
+    u, v, _ = power_iterate(KERNEL, jnp.eye(5)[0])
+    gradient = jax.grad(lambda kernel: power_iterate(kernel, jnp.eye(5)[0]).sigma)(KERNEL)
+    np.testing.assert_allclose(gradient, np.outer(v, u).reshape(KERNEL.shape), atol=1e-6)
+
+
+def test_the_gradient_through_a_normalised_kernel_is_orthogonal_to_it():
     """d/dW f(W / sigma) = (G - <G, W / sigma> v u^T) / sigma, orthogonal to W: rescaling W changes nothing."""
     vectors = initial_vectors(PARAMS, jax.random.key(0))
     target = jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32)

