@@ -17,7 +17,6 @@ names to the axes of a mesh. What is computed, the names of the parameters and t
 
 from collections.abc import Callable, Sequence
 
-import jax
 from flax import linen as nn
 from flax.core import meta
 
@@ -28,19 +27,7 @@ STACKED = {meta.PARTITION_NAME: "layers"}
 """The `metadata_params` of every `nn.scan` over blocks."""
 
 
-class Named(nn.LogicallyPartitioned):
-    """A parameter and the logical names of its axes.
-
-    Unlike Linen's own box it constrains nothing when it is opened: Linen would put the rules on the fresh parameter to
-    the letter, and refuse an axis that its mesh does not divide.
-    """
-
-    def unbox(self, apply_constraint: bool = False) -> jax.Array:
-        """The parameter alone."""
-        return self.value
-
-
-def with_axes(init: Callable, axes: Axes) -> Callable[..., Named]:
+def with_axes(init: Callable, axes: Axes) -> Callable[..., nn.LogicallyPartitioned]:
     """An initialiser of a parameter whose axes have these names: `self.param(name, with_axes(init, axes), shape)`.
 
     It raises ValueError where there are not as many names as axes.
@@ -50,7 +37,7 @@ def with_axes(init: Callable, axes: Axes) -> Callable[..., Named]:
         value = init(*arguments, **options)
         if value.ndim != len(axes):
             raise ValueError(f"a parameter of shape {value.shape} has {value.ndim} axes, and {len(axes)} names: {axes}")
-        return Named(value, axes)
+        return nn.LogicallyPartitioned(value, axes)
 
     return initialise
 

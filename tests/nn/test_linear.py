@@ -61,13 +61,6 @@ def test_a_scan_adds_the_axis_of_its_layers():
     }
 
 
-def test_parameters_may_be_made_under_rules_that_do_not_divide_them():
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("fsdp",))
-    with jax.set_mesh(mesh), nn.logical_axis_rules((("embed", "fsdp"), ("mlp", None))):
-        params = jax.jit(lambda: nn.meta.unbox(Linear(5).init(jax.random.key(0), jnp.ones((1, 3)))))()
-    assert params["params"]["kernel"].shape == (3, 5)
-
-
 def test_another_number_of_names_than_axes_is_refused():
     with pytest.raises(ValueError, match=r"a parameter of shape \(2, 3\) has 2 axes, and 1 names: \('embed',\)"):
         with_axes(nn.initializers.zeros, ("embed",))(jax.random.key(0), (2, 3))
