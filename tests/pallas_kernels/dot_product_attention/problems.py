@@ -99,6 +99,11 @@ FEATURES = [
     grouped,
     value_width,
 ]
+MIXED = [
+    *(bias, causal, sinks, window, soft_cap, ranges),
+    *(grouped, segments, value_width, positions, dense_mask, token_tree),
+]
+"""The same with rules of the mask and others in turns: sets of neighbours then hide no more than they have to."""
 
 
 def granted(implementation: str, features: list[Callable]) -> list[Callable]:
