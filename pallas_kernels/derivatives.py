@@ -50,13 +50,18 @@ class Rules:
     """tangent(tangents, operands, outputs, settings) -> tangents of the outputs; `tangents` holds those that move."""
     backward: Callable[[Sequence[jax.Array], Arrays, Sequence[jax.Array], tuple[str, ...], Hashable], Arrays]
     """backward(cotangents, operands, outputs, wanted, settings) -> cotangents of the operands named in `wanted`."""
+    complete: Callable[[Arrays, Hashable], tuple[jax.Array, ...]] | None = None
+    """complete(operands, settings) -> true outputs, in plain JAX, where `forward` has stand-ins for all but the first.
+
+    Its own `tangent` and `backward` read no output, and `backward` no cotangent but the first. Second derivatives
+    do, and so ask for the true outputs.
+    """
 
     @classmethod
-    def of_modules(cls, forward: str, tangent: str, backward: str) -> "Rules":
+    def of_modules(cls, forward: str, tangent: str, backward: str, complete: str | None = None) -> "Rules":
         """The functions of these names in modules of these names, each imported when it is first called."""
-        return cls(
-            imported_late(forward, "forward"), imported_late(tangent, "tangent"), imported_late(backward, "backward")
-        )
+        named = {"forward": forward, "tangent": tangent, "backward": backward, "complete": complete}
+        return cls(**{name: imported_late(module, name) for name, module in named.items() if module is not None})
 
 
 class Fused:
@@ -141,7 +146,7 @@ class Fused:
             linear = [*(tangents[i] for i in moved), *values[count:]]
             parts.append(_bind(self._tangent, linear, moving=tuple(moving[i] for i in moved), **params))
         run = functools.partial(self._run_tangent, moving=moving, **params | {"implementation": _SECOND_ORDER})
-        parts.extend(_second_order(run, values, tangents, count))
+        parts.extend(_second_order(run, self._completed(values, count, **params), tangents, count))
         return found, _total(parts, found)
 
     def _jvp_backward(self, values, tangents, *, names, **params):
@@ -149,17 +154,15 @@ class Fused:
         found = _bind(self._backward, values, names=names, **params)
         parts = []
         if any(map(_moves, tangents[:count])):
-            linear = [*map(ad.instantiate_zeros, tangents[:count]), *values[count:]]
-            parts.append(_bind(self._backward, linear, names=names, **params))
+            parts.append(self._linear_backward(tangents[:count], values[count:], names=names, **params))
         run = functools.partial(self._run_backward, names=names, **params | {"implementation": _SECOND_ORDER})
-        parts.extend(_second_order(run, values, tangents, count))
+        parts.extend(_second_order(run, self._completed(values, count, names=names, **params), tangents, count))
         return found, _total(parts, found)
 
     def _transpose_tangent(self, cotangents, *values, moving, names, **params):
         tangents, operands, outputs = _split(values, len(moving), len(names))
         wanted = tuple(name for name, x in zip(moving, tangents, strict=True) if ad.is_undefined_primal(x))
-        cotangents = [ad.instantiate_zeros(x) for x in cotangents]
-        found = _bind(self._backward, [*cotangents, *operands, *outputs], wanted=wanted, names=names, **params)
+        found = self._linear_backward(cotangents, [*operands, *outputs], wanted=wanted, names=names, **params)
         found = dict(zip(wanted, found, strict=True))
         return [found.get(name) for name in moving] + [None] * (len(values) - len(moving))
 
@@ -170,6 +173,22 @@ class Fused:
         found = _bind(self._tangent, [*moved, *values[count:]], moving=moving, names=names, **params)
         found = [x if ad.is_undefined_primal(value) else None for x, value in zip(found, values, strict=False)]
         return found + [None] * (len(values) - count)
+
+    def _linear_backward(self, cotangents, rest, *, implementation, **params):
+        """The backward pass; in plain JAX where an implementation does not read all of these cotangents."""
+        if self.implementations[implementation].complete and any(map(_moves, cotangents[1:])):
+            rest = self._completed(rest, 0, implementation=implementation, **params)
+            implementation = _SECOND_ORDER
+        values = [*map(ad.instantiate_zeros, cotangents), *rest]
+        return _bind(self._backward, values, implementation=implementation, **params)
+
+    def _completed(self, values, start, *, names, settings, implementation, **_):
+        """`values`, whose operands begin at `start`, with true outputs in the place of stand-ins."""
+        complete = self.implementations[implementation].complete
+        if complete is None:
+            return values
+        before, operands, _ = _split(values, start, len(names))
+        return [*before, *operands, *complete(dict(zip(names, operands, strict=True)), settings)]
 
     # vmap: its axis joins the batch axis.
 

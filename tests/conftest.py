@@ -1,23 +1,48 @@
-"""Tests run on the CPU, made to look like four devices; those marked `gpu` run where `-m gpu` asks for them."""
+"""Tests run on the CPU, made to look like four devices; those marked `gpu` run where `-m gpu` asks for them.
 
+What one process has compiled, no other compiles again: a cache that is made for this run, unless
+JAX_COMPILATION_CACHE_DIR names one, is shared by the workers of xdist and by all processes that tests start.
+"""
+
+import collections
 import os
+import re
+import shutil
+import tempfile
 
 import hypothesis
 import jax
 import pytest
 
 DEVICES = 4
+CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+"""Everything is kept: most programs of a test are so small that they would be left out, and there are thousands."""
 
 # Compilation makes the first example slow whatever the law; in CI a law sees the same examples every time.
 hypothesis.settings.register_profile("genjax", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("genjax")
+
+seconds = collections.Counter()
+"""Of the tests of each room, and of each system."""
 
 
 def pytest_configure(config):
     if config.option.markexpr != "gpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # for the processes that tests start
         jax.config.update("jax_platforms", "cpu")  # for this one, where a plugin may have imported jax before
+        share_what_is_compiled(config)
     jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+def share_what_is_compiled(config):
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # in the first process: workers inherit it
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = made = tempfile.mkdtemp(prefix="genjax-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
+        config.add_cleanup(lambda: os.environ.pop("JAX_COMPILATION_CACHE_DIR", None))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    for name, value in CACHE.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 def pytest_collection_modifyitems(items):
@@ -25,3 +50,26 @@ def pytest_collection_modifyitems(items):
     if marked and jax.default_backend() != "gpu":
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and to be asked for with -m gpu"))
+
+
+def room_of(nodeid: str) -> str:
+    """The first folder below tests/, or a file that lies there; of tests/systems the config, by their parameter."""
+    path, _, test = nodeid.partition("::")
+    room, *inside = path.removeprefix("tests/").split("/")
+    config = re.search(r"\[(?:configs/)?(\w+)", test)
+    return f"systems/{config[1]}" if room == "systems" and inside and config else room.removesuffix(".py")
+
+
+def pytest_runtest_logreport(report):
+    seconds[room_of(report.nodeid)] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    if "PYTEST_XDIST_WORKER" in os.environ or not seconds:
+        return
+    cells = [f"{room} {took:.0f} s" for room, took in seconds.most_common()]
+    width = max(map(len, cells)) + 3
+    across = max(1, 120 // width)
+    terminalreporter.section("seconds in each room and system, set-up included", sep="-")
+    for start in range(0, len(cells), across):
+        terminalreporter.line("".join(cell.ljust(width) for cell in cells[start : start + across]).rstrip())

@@ -62,10 +62,13 @@ def h100():
     import jax
     from jax._src.lib import xla_client
     from jax.experimental import topologies
+    from jax.experimental.compilation_cache import compilation_cache
     from jax.experimental.mosaic import gpu  # noqa: F401 it says where its tools are: before we do
     from jax.sharding import NamedSharding, PartitionSpec
 
     os.environ["MOSAIC_GPU_CUDA_ROOT"] = cuda_tools()
+    jax.config.update("jax_enable_compilation_cache", False)  # of what is not assembled, the assembler reports nothing
+    compilation_cache.reset_cache()
     jax.devices()  # finds the plugin
     if not xla_client.pjrt_plugin_initialized("cuda"):
         xla_client.initialize_pjrt_plugin("cuda")

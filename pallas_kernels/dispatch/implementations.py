@@ -25,7 +25,7 @@ fused = Fused(
         "xla": xla.RULES,
         "triton": triton,
         "mosaic": replace(Rules.of_modules(*_MOSAIC), tangent=xla.RULES.tangent),
-        "cudnn": Rules.of_modules(_CUDNN, _CUDNN, _CUDNN),
+        "cudnn": Rules.of_modules(_CUDNN, _CUDNN, _CUDNN, complete=_CUDNN),
     },
     second_order=xla.SECOND_ORDER,
     shapes=problem.shapes,

@@ -1,7 +1,8 @@
 """cuDNN's flash attention through the public function of JAX, in our normal form.
 
 JAX rounds the log-sum-exp that it returns to the dtype of the output, too coarse to take derivatives from. So the
-backward pass is the transpose of the public function, and the tangent computes its own log-sum-exp in plain JAX.
+backward pass is the transpose of the public function, and the tangent computes its own log-sum-exp in plain JAX, as
+second derivatives do, all of which are those of xla.py.
 
 JAX refuses the backward pass of odd numbers of queries or keys, for it takes a bias to be there always. They get one
 more of each, which lengths then hide.
@@ -16,9 +17,14 @@ from pallas_kernels.dot_product_attention.problem import Settings
 
 
 def forward(operands: Arrays, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    """(out, lse); this lse is for nothing but its shape: asking for it is refused, see capabilities.py."""
+    """(out, lse); this lse is for nothing but its shape: asking for it is refused (capabilities.py), see `complete`."""
     out = _attend(settings)(*_inputs(operands))
     return out, jnp.full(out.shape[:-1], jnp.nan, jnp.float32)
+
+
+def complete(operands: Arrays, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """(out, lse), both true, by a pass in plain JAX that can be differentiated further."""
+    return xla.SECOND_ORDER.forward(operands, settings)
 
 
 def tangent(tangents: Arrays, operands: Arrays, outputs, settings: Settings) -> tuple[jax.Array, jax.Array]:
@@ -28,7 +34,7 @@ def tangent(tangents: Arrays, operands: Arrays, outputs, settings: Settings) -> 
 
 
 def backward(cotangents, operands: Arrays, outputs, wanted: tuple[str, ...], settings: Settings) -> Arrays:
-    """Cotangents of the operands named in `wanted`."""
+    """Cotangents of the operands named in `wanted`, for a cotangent of `out` alone: that of `lse` is not read."""
     del outputs
     names = ("query", "key", "value")
     found = jax.vjp(_attend(settings), *_inputs(operands))[1](cotangents[0])

@@ -3,6 +3,7 @@
 With N = K G heads, all arrays are arranged as: queries (B,K,G,T,*), keys (B,K,S,*), bias and mask (#B,#K,#G,#T,#S).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,10 @@ COLUMN_AXIS = {
 }
 
 
+LOGITS = 2**26
+"""The most logits that are held at once where tiles are batched, whatever the batch and the heads: 256 MiB of them."""
+
+
 class Tiles(NamedTuple):
     """How the work is cut up."""
 
@@ -36,27 +41,36 @@ class Tiles(NamedTuple):
     """Queries in a tile."""
     columns: int
     """Keys in a tile."""
-    by_head: bool
-    """Whether a loop goes over batch and key heads; otherwise they are axes of one batched product."""
+    units: int | None = None
+    """How many key heads of samples a tile holds at most, a loop going over the rest of them; None: all at once."""
     skip: bool = True
     """Whether the loop over keys leaves out empty tiles: its length is then data, which reverse mode does not take."""
 
 
 def tiles_for(platform: str, operands: Arrays, settings: Settings, *, forward: bool = False) -> Tiles:
     """Tile sizes for a platform and the shapes of a problem (measured: benchmarks/attention.py)."""
-    batch, queries, heads, _ = operands["query"].shape
+    batch = max(x.shape[0] for x in operands.values())
+    queries, heads = operands["query"].shape[1:3]
     keys, key_heads = operands["key"].shape[1:3]
     if platform != "cpu":
-        whole = batch * heads * queries * keys <= 2**24
-        return Tiles(*((queries, keys) if whole else (even(queries, 1024), even(keys, 1024))), by_head=False)
+        return Tiles(queries, keys) if batch * heads * queries * keys <= 2**24 else batched(operands)
     if batch * heads * queries * keys <= 2**21:
-        return Tiles(queries, keys, by_head=False)
+        return Tiles(queries, keys)
     skips = bool(mask_of(operands, settings).rules - {"dense"})
     if skips and min(queries, keys) < 1024:  # small enough to leave out what is not seen
         rows, columns = 128, 128
     else:
         rows, columns = 512, (512 if skips else 1024) if forward else 256
-    return Tiles(even(queries, max(16, rows // (heads // key_heads))), even(keys, columns), by_head=True)
+    return Tiles(even(queries, max(16, rows // (heads // key_heads))), even(keys, columns), units=1)
+
+
+def batched(operands: Arrays, *, skip: bool = True) -> Tiles:
+    """Tiles of 1024 x 1024 for as many heads as `LOGITS` allows, and of fewer queries where one group is too many."""
+    queries, heads = operands["query"].shape[1:3]
+    keys, key_heads = operands["key"].shape[1:3]
+    group, columns = heads // key_heads, even(keys, 1024)
+    rows = even(queries, min(1024, max(8, LOGITS // (group * columns) // 8 * 8)))
+    return Tiles(rows, columns, units=max(1, LOGITS // (group * rows * columns)), skip=skip)
 
 
 def even(length: int, most: int) -> int:
@@ -105,8 +119,7 @@ def arrange(operands: Arrays, extra: Arrays, settings: Settings, tiles: Tiles) -
             value = value.reshape(-1, key_heads, group)
         x[name] = value
     for tiling in tilings(operands, settings, tiles):
-        low, high, *_ = jnp.moveaxis(plan(operands, settings, tiling), -1, 0)
-        x["low"], x["high"] = (low, high) if tiles.by_head else (low.min(0)[None], high.max(0)[None])
+        x["low"], x["high"], *_ = jnp.moveaxis(plan(operands, settings, tiling), -1, 0)
     for axes, length, size in ((ROW_AXIS, queries, tiles.rows), (COLUMN_AXIS, keys, tiles.columns)):
         if length % size == 0:
             continue
@@ -124,45 +137,91 @@ def tilings(operands: Arrays, settings: Settings, tiles: Tiles) -> list[Tiling]:
     return [Tiling("queries", tiles.rows, tiles.columns)] if skips else []
 
 
+class Units(NamedTuple):
+    """How many samples, and key heads of each, are taken together: divisors of their numbers."""
+
+    batch: int
+    key_heads: int
+
+
+def units_of(grid: Grid, tiles: Tiles) -> Units:
+    """As many as the tiles allow: samples with all of their heads if one fits, otherwise heads of one sample."""
+    most = tiles.units or grid.batch * grid.key_heads
+    if most < grid.key_heads:
+        return Units(1, _divisor(grid.key_heads, most))
+    return Units(_divisor(grid.batch, most // grid.key_heads), grid.key_heads)
+
+
+def _divisor(number: int, most: int) -> int:
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
 def over_heads(run: Callable, x: Arrays, grid: Grid, tiles: Tiles):
-    """`run` on everything at once, or on one key head of one sample after the other."""
-    if not tiles.by_head:
+    """`run` on everything at once, or on some key heads of some samples after the others."""
+    units = units_of(grid, tiles)
+    if units == (grid.batch, grid.key_heads):
         return run(x)
-    found = lax.map(lambda unit: run(_unit(x, unit // grid.key_heads, unit % grid.key_heads)), _units(grid))
-    return jax.tree.map(lambda y: y.reshape(grid.batch, grid.key_heads, *y.shape[3:]), found)
+    found = lax.map(lambda at: run(_unit(x, at, units)), _places(grid, units))
+    return jax.tree.map(functools.partial(_together, grid=grid, units=units), found)
 
 
-def over_heads_backward(run: Callable, x: Arrays, grid: Grid, wanted: tuple[str, ...], dtype) -> Arrays:
+def over_heads_backward(run: Callable, x: Arrays, grid: Grid, tiles: Tiles, wanted: tuple[str, ...], dtype) -> Arrays:
     """The same with the gradient of a bias, which several heads may share, carried along."""
+    units = units_of(grid, tiles)
+    dbias = jnp.zeros(x["bias"].shape, dtype) if "bias" in wanted else None
+    if units == (grid.batch, grid.key_heads):
+        return run(x, dbias)
 
-    def step(dbias, unit):
-        at = unit // grid.key_heads, unit % grid.key_heads
-        part = None if dbias is None else _unit({"bias": dbias}, *at)["bias"]
-        found = run(_unit(x, *at), part)
+    def step(dbias, at):
+        part = None if dbias is None else _unit({"bias": dbias}, at, units)["bias"]
+        found = run(_unit(x, at, units), part)
         if dbias is not None:
-            start = [index if size > 1 else 0 for index, size in zip(at, dbias.shape, strict=False)]
-            dbias = lax.dynamic_update_slice(dbias, found.pop("bias"), (*start, 0, 0, 0))
+            dbias = _with_unit(dbias, found.pop("bias"), at, units)
         return dbias, found
 
-    dbias, found = lax.scan(step, jnp.zeros(x["bias"].shape, dtype) if "bias" in wanted else None, _units(grid))
-    found = {name: y.reshape(grid.batch, grid.key_heads, *y.shape[3:]) for name, y in found.items() if y.ndim > 1}
+    dbias, found = lax.scan(step, dbias, _places(grid, units))
+    found = {name: _together(y, grid, units) for name, y in found.items() if y.ndim > 1}
     return {**found, "bias": dbias}
 
 
-def _units(grid: Grid) -> jax.Array:
-    return jnp.arange(grid.batch * grid.key_heads)
+# Units take turns: the i-th of n holds samples i, i + n, i + 2 n, ..., so that a batch that is divided over devices
+# keeps all of them busy, each with its own samples.
 
 
-def _unit(x: Arrays, batch, head) -> Arrays:
-    """The arrays of one key head of one sample; axes of size 1 stay as they are."""
+def _places(grid: Grid, units: Units) -> tuple[jax.Array, jax.Array]:
+    """Which part of the batch, and which of the key heads, for each turn of the loop."""
+    turns = [jnp.arange(grid.batch // units.batch), jnp.arange(grid.key_heads // units.key_heads)]
+    return tuple(places.reshape(-1) for places in jnp.meshgrid(*turns, indexing="ij"))
+
+
+def _unit(x: Arrays, at, units: Units) -> Arrays:
+    """The arrays of one unit; axes of size 1 stay as they are."""
     found = {}
     for name, value in x.items():
-        if value.shape[0] > 1:
-            value = lax.dynamic_slice_in_dim(value, batch, 1, axis=0)
-        if name in (*QUERY_LIKE, *KEY_LIKE, *PAIRS, "sinks", "tsinks") and value.shape[1] > 1:
-            value = lax.dynamic_slice_in_dim(value, head, 1, axis=1)
+        of_heads = name in (*QUERY_LIKE, *KEY_LIKE, *PAIRS, "sinks", "tsinks")
+        for axis in range(2 if of_heads else 1):
+            if value.shape[axis] > 1:
+                parts = value.reshape(*value.shape[:axis], units[axis], -1, *value.shape[axis + 1 :])
+                value = lax.dynamic_index_in_dim(parts, at[axis], axis + 1, keepdims=False)
         found[name] = value
     return found
+
+
+def _with_unit(whole: jax.Array, part: jax.Array, at, units: Units) -> jax.Array:
+    """`whole` with the part of one unit replaced."""
+    sizes = [units[axis] if whole.shape[axis] > 1 else 1 for axis in range(2)]
+    parts = whole.reshape(sizes[0], -1, sizes[1], whole.shape[1] // sizes[1], *whole.shape[2:])
+    start = [index if size > 1 else 0 for index, size in zip(at, whole.shape, strict=False)]
+    part = part[:, None, :, None]
+    start = [0, start[0], 0, start[1], *[0] * (part.ndim - 4)]
+    return lax.dynamic_update_slice(parts, part, [jnp.asarray(i, jnp.int32) for i in start]).reshape(whole.shape)
+
+
+def _together(parts: jax.Array, grid: Grid, units: Units) -> jax.Array:
+    """(turns, batch, key heads, ...) of all units as (B,K,...)."""
+    parts = parts.reshape(grid.batch // units.batch, grid.key_heads // units.key_heads, *parts.shape[1:])
+    parts = jnp.moveaxis(parts, (0, 1), (1, 3))
+    return parts.reshape(grid.batch, grid.key_heads, *parts.shape[4:])
 
 
 def block_of(x: Arrays, axes: dict[str, int], index, size: int) -> Arrays:
@@ -193,7 +252,7 @@ def over_columns(x: Arrays, i, grid: Grid, tiles: Tiles, step: Callable, carry):
     if grid.column_blocks == 1:
         return step(0, carry)
     if "low" in x:
-        return lax.fori_loop(x["low"][0, i], x["high"][0, i], step, carry)
+        return lax.fori_loop(x["low"][:, i].min(), x["high"][:, i].max(), step, carry)
     if not tiles.skip:
         step = jax.checkpoint(step)
     return lax.fori_loop(0, grid.column_blocks, step, carry)

@@ -12,7 +12,8 @@ delta = out . dout - dlse they are
     tlse = sum_j p_j ts_j                           tout = sum_j p_j (ts_j v_j + tv_j) - tlse out
 
 Tiles that the mask leaves empty are skipped. On a CPU a loop goes over batch and key heads, so that each product is a
-plain matrix product whose tile stays in the cache; on an accelerator all heads of a tile are one batched product.
+plain matrix product whose tile stays in the cache; on an accelerator as many heads as a bounded tile holds are one
+batched product.
 """
 
 import functools
@@ -167,10 +168,7 @@ def backward(
 
     found = {}
     if any(name in wanted for name in ("query", "key", "value", "bias")):
-        if tiles.by_head:
-            found = cut.over_heads_backward(head, x, grid, wanted, dtype)
-        else:
-            found = head(x, jnp.zeros(x["bias"].shape, dtype) if "bias" in wanted else None)
+        found = cut.over_heads_backward(head, x, grid, tiles, wanted, dtype)
     result = {}
     if "query" in wanted:
         result["query"] = cut.restore(found["query"], grid)
@@ -271,9 +269,7 @@ def tilings(operands: Arrays, settings: Settings) -> set[Tiling]:
 
 def _whole(operands: Arrays) -> Tiles:
     """Tiles for second derivatives: no loop whose length is data, for reverse mode has to go through it."""
-    return Tiles(
-        cut.even(operands["query"].shape[1], 1024), cut.even(operands["key"].shape[1], 1024), False, skip=False
-    )
+    return cut.batched(operands, skip=False)
 
 
 SECOND_ORDER = Rules(

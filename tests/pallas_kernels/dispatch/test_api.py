@@ -194,6 +194,7 @@ def test_gradients_are_the_slopes_of_the_value(x64):
     floats = (*qkv(batch=1, queries=5, keys=6, dtype=jnp.float64), normal(1, 2, 5, 6, seed=5), normal(2, seed=6))
     floats = tuple(x.astype(jnp.float64) for x in floats)
 
+    @jax.jit
     def f(query, key, value, bias, sinks):
         out, lse = attention(
             query, key, value, bias, sinks=sinks, logits_soft_cap=2.0, local_window_size=3, return_residual=True

@@ -12,6 +12,7 @@ from pallas_kernels.dispatch.implementations import TILINGS, fused
 from pallas_kernels.dot_product_attention import schedule
 from pallas_kernels.dot_product_attention.mask import prefix
 from pallas_kernels.dot_product_attention.problem import Settings
+from tests.pallas_kernels.dot_product_attention.problems import compiled
 
 LENGTH = 1100
 DOCUMENTS = jnp.repeat(jnp.arange(5), LENGTH // 5)[None]
@@ -30,7 +31,7 @@ def test_values_and_derivatives_are_the_same_bits(mask, batch):
     planned = scheduled(mask, x, x, x)
     assert planned.schedules
 
-    @jax.jit
+    @compiled
     def everything(mask):
         attend = lambda x: attention(x, x, x, mask=mask)  # noqa: E731
         return jax.jvp(attend, (x,), (x,)), jax.vjp(attend, x)[1](x)

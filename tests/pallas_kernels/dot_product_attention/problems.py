@@ -99,6 +99,11 @@ FEATURES = [
     grouped,
     value_width,
 ]
+MIXED = [
+    *(bias, causal, sinks, window, soft_cap, ranges),
+    *(grouped, segments, value_width, positions, dense_mask, token_tree),
+]
+"""The same with rules of the mask and others in turns: sets of neighbours then hide no more than they have to."""
 
 
 def granted(implementation: str, features: list[Callable]) -> list[Callable]:
@@ -111,9 +116,28 @@ def granted(implementation: str, features: list[Callable]) -> list[Callable]:
     return [feature for feature in features if capabilities.refusal(implementation, request(feature)) is None]
 
 
-def pairs(implementation: str) -> list[tuple[Callable, Callable]]:
-    """All pairs of the features that an implementation has, each feature with itself too."""
-    return list(itertools.combinations_with_replacement(granted(implementation, FEATURES), 2))
+def pairs(features: list[Callable]) -> list[tuple[Callable, Callable]]:
+    """All pairs of features, each feature with itself too."""
+    return list(itertools.combinations_with_replacement(features, 2))
+
+
+def cover(features: list[Callable], size: int = 4) -> list[tuple[Callable, ...]]:
+    """Few sets of at most `size` features, such that every pair is together in one of them.
+
+    A covering array of strength 2, made greedily: each set begins with a pair that is not covered yet, and takes the
+    feature that covers the most new pairs with those it holds.
+    """
+    missing = [frozenset(pair) for pair in itertools.combinations(features, 2)]
+    sets = []
+    while missing:
+        chosen = [feature for feature in features if feature in missing[0]]
+        while len(chosen) < min(size, len(features)):
+            others = [feature for feature in features if feature not in chosen]
+            chosen.append(max(others, key=lambda f: sum(frozenset((f, held)) in missing for held in chosen)))
+        covered = {frozenset(pair) for pair in itertools.combinations(chosen, 2)}
+        missing = [pair for pair in missing if pair not in covered]
+        sets.append(tuple(chosen))
+    return sets
 
 
 def name_of(pair) -> str:

@@ -1,12 +1,16 @@
 """The rules around cuDNN are right wherever cuDNN is: here JAX's plain form computes what cuDNN would be asked for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.dot_product_attention import cudnn, dense
+from pallas_kernels.derivatives import Fused, Rules
+from pallas_kernels.dot_product_attention import cudnn, dense, problem, xla
 from pallas_kernels.dot_product_attention.problem import Settings
+from tests.pallas_kernels.dot_product_attention.problems import compiled
 
 
 @pytest.fixture
@@ -40,18 +44,63 @@ def test_value_tangent_and_gradient_are_those_of_the_definition(options, queries
         shapes[shared] = (1, *shapes[shared][1:])
     operands, moved = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()} for _ in range(2))
     setting = Settings(scale=0.3, **options)
-    outputs, tangents = jax.jvp(lambda x: dense.attend(x, setting), (operands,), (moved,))
-    cotangents = jnp.asarray(rng.normal(size=outputs[0].shape), jnp.float32), jnp.zeros_like(outputs[1])
-    (gradients,) = jax.vjp(lambda x: dense.attend(x, setting), operands)[1](cotangents)
+    cotangents = tuple(
+        jnp.asarray(x, jnp.float32) for x in (rng.normal(size=(2, queries, 4, 8)), np.zeros((2, queries, 4)))
+    )
 
-    out, _ = cudnn.forward(operands, setting)
+    @compiled
+    def by_definition(operands, moved, cotangents):
+        outputs, tangents = jax.jvp(lambda x: dense.attend(x, setting), (operands,), (moved,))
+        return outputs, tangents, jax.vjp(lambda x: dense.attend(x, setting), operands)[1](cotangents)[0]
+
+    @compiled
+    def by_rules(operands, moved, cotangents):
+        outputs = cudnn.forward(operands, setting)
+        tangents = cudnn.tangent(moved, operands, outputs, setting)
+        return outputs, tangents, cudnn.backward(cotangents, operands, outputs, ("query", "key"), setting)
+
+    outputs, tangents, gradients = by_definition(operands, moved, cotangents)
+    (out, _), moved_outputs, found = by_rules(operands, moved, cotangents)
     np.testing.assert_allclose(out, outputs[0], atol=1e-6)
-    for a, b in zip(cudnn.tangent(moved, operands, outputs, setting), tangents, strict=True):
+    for a, b in zip(moved_outputs, tangents, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
-    found = cudnn.backward(cotangents, operands, outputs, ("query", "key"), setting)
     assert set(found) == {"query", "key"}
     for name, x in found.items():
         np.testing.assert_allclose(x, gradients[name], atol=5e-6)
+
+
+RULES = Rules(cudnn.forward, cudnn.tangent, cudnn.backward, cudnn.complete)
+# Under a name that runs on a CPU; its second order is that of the real ones.
+fused = Fused("cudnn_in_tests", {"plain": RULES}, second_order=xla.SECOND_ORDER, shapes=problem.shapes)
+SECOND = {
+    "jvp of grad": lambda loss, x, t: jax.jvp(jax.grad(loss), (x,), (t,))[1],
+    "grad of jvp": lambda loss, x, t: jax.grad(lambda x: jax.jvp(loss, (x,), (t,))[1])(x),
+    "grad of grad": lambda loss, x, t: jax.grad(lambda x: dot(jax.grad(loss)(x), t))(x),
+    "grad of jvp of jvp": lambda loss, x, t: jax.grad(
+        lambda x: jax.jvp(lambda x: jax.jvp(loss, (x,), (t,))[1], (x,), (t,))[1]
+    )(x),
+}
+
+
+def dot(one, two):
+    return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+
+
+@pytest.mark.parametrize("order", SECOND)
+def test_second_and_third_derivatives_are_those_of_the_definition(order, plain_form):
+    rng = np.random.default_rng(0)
+    shapes = {"query": (2, 5, 2, 4), "key": (1, 5, 1, 4), "value": (2, 5, 1, 4)}
+    setting = Settings(scale=0.3, right=0)
+    x, t = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()} for _ in range(2))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivative(attend, x, t):
+        return SECOND[order](lambda x: jnp.sin(attend(x)[0]).sum(), x, t)
+
+    found = derivative(lambda x: fused(x, setting, "plain"), x, t)
+    expected = derivative(lambda x: dense.attend(x, setting), x, t)
+    for name in x:
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
 
 
 @pytest.mark.gpu

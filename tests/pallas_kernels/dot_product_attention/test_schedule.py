@@ -14,8 +14,8 @@ from pallas_kernels.dot_product_attention.schedule import schedule, schedule_key
 
 @st.composite
 def masks(draw):
-    """(a random conjunction of rules, queries, keys)."""
-    queries, keys, batch = draw(st.sampled_from([(23, 37, 2), (16, 16, 1), (1, 19, 2)]))
+    """(a random conjunction of rules, queries, keys, block); each of few shapes is compiled for."""
+    queries, keys, batch, block = draw(st.sampled_from([(23, 37, 2, (5, 7)), (16, 16, 1, (4, 4)), (1, 19, 2, (4, 4))]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     chosen = draw(st.sets(st.sampled_from(["left", "right", "start", "end", "segments", "positions", "tree", "dense"])))
     row = lambda low, high, length: jnp.asarray(rng.integers(low, high, (batch, length)), jnp.int32)  # noqa: E731
@@ -39,7 +39,7 @@ def masks(draw):
         rules["ancestors"], rules["tree_start"] = drafts.ancestors, drafts.tree_start
     if "dense" in chosen:
         rules["dense"] = jnp.asarray(rng.random((batch, 1, queries, keys)) < 0.3)
-    return Mask(**rules), queries, keys
+    return Mask(**rules), queries, keys, block
 
 
 def by_tile(seen, block_q, block_k, outside):
@@ -55,9 +55,9 @@ def inside(low, high, count):
 
 
 @settings(max_examples=60, deadline=None)
-@given(masks(), st.sampled_from([(4, 4), (5, 7)]))
-def test_intervals_cover_what_is_seen_and_full_tiles_are_full(problem, block):
-    mask, queries, keys = problem
+@given(masks())
+def test_intervals_cover_what_is_seen_and_full_tiles_are_full(problem):
+    mask, queries, keys, block = problem
     seen = np.asarray(mask.to_dense(queries, keys)).any(1)
     some = by_tile(seen, *block, False).any((3, 4))
     every = {

@@ -9,6 +9,7 @@ from pallas_kernels.dot_product_attention.dense import attend
 from pallas_kernels.dot_product_attention.problem import Settings
 from pallas_kernels.mosaic import specification
 from pallas_kernels.mosaic.config import Config
+from tests.pallas_kernels.dot_product_attention.problems import compiled
 
 WIDTH = 8
 FORWARD = Config("forward", block_k=64)
@@ -53,7 +54,7 @@ def by_definition(operands, settings, cotangents):
         fixed = {name: jnp.asarray(x) for name, x in operands.items() if name not in moving}
         cotangents = tuple(jnp.asarray(x, jnp.float64) for x in cotangents)
 
-        @jax.jit
+        @compiled
         def everything(moving):
             outputs, pull = jax.vjp(lambda given: attend(given | fixed, settings), moving)
             return outputs, pull(cotangents)[0]
@@ -71,7 +72,7 @@ def test_tiles_make_up_attention_and_its_gradients(name):
     cotangents = [rng.normal(size=s).astype(np.float32) for s in (shape, shape[:3])]
     expected, expected_gradients = by_definition(operands, settings, cotangents)
 
-    @jax.jit
+    @compiled
     def everything(operands):
         outputs = specification.forward(operands, settings, FORWARD)
         return outputs, specification.backward(cotangents, operands, outputs, tuple(gradients), settings, BACKWARD)
@@ -87,11 +88,11 @@ def test_tiles_make_up_attention_and_its_gradients(name):
 def test_a_row_that_sees_no_key_gives_zero_and_takes_no_gradient():
     operands = problem(queries=130, keys=130, key_end=np.where(np.arange(130) % 3, 40, 0)[None])
     settings = Settings(scale=1.0)
-    outputs = jax.jit(lambda given: specification.forward(given, settings, FORWARD))(operands)
+    outputs = compiled(lambda given: specification.forward(given, settings, FORWARD))(operands)
     out, lse = (np.asarray(x)[:, ::3] for x in outputs)
     assert not out.any() and np.isneginf(lse).all()
     cotangents = np.ones_like(outputs[0]), np.ones_like(outputs[1])
-    backward = jax.jit(lambda *given: specification.backward(*given, ("query", "key"), settings, BACKWARD))
+    backward = compiled(lambda *given: specification.backward(*given, ("query", "key"), settings, BACKWARD))
     gradients = backward(cotangents, operands, outputs)
     assert not np.asarray(gradients["query"])[:, ::3].any()
     assert np.isfinite(np.asarray(gradients["key"])).all() and not np.asarray(gradients["key"])[:, 40:].any()
