@@ -13,9 +13,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.models.generators import check_label
+from genjax.nn.linear import Conv, Embedding, Linear
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
-
-Linear, Conv = nn.Dense, nn.Conv
 
 
 class MLPCritic(nn.Module):
@@ -100,8 +99,8 @@ class Score(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "B F"], label: Int[Array, " B"] | None) -> Float[Array, " B"]:
         check_label(self.num_classes, label)
-        score = Linear(1, name="psi")(h)[:, 0].astype(jnp.float32)
+        score = Linear(1, ("embed", None), name="psi")(h)[:, 0].astype(jnp.float32)
         if label is None:
             return score
-        towards = nn.Embed(self.num_classes, h.shape[-1], name="classes")(label)
+        towards = Embedding(self.num_classes, h.shape[-1], name="classes")(label)
         return score + jnp.einsum("bf,bf->b", towards, h, preferred_element_type=jnp.float32)

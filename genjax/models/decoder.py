@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.gated_mlp import GatedMLP
+from genjax.nn.island import lying_on
 from genjax.nn.kv_cache import KVCache, empty_cache
+from genjax.nn.linear import STACKED, Embedding, Linear, with_axes
 from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
 from genjax.nn.rotary import angles, positions_in_segments, rotary
@@ -73,13 +75,14 @@ class Decoder(nn.Module):
             raise ValueError(f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd, and rotary positions turn pairs")
-        self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=embedding_init)
+        self.embed = Embedding(self.vocabulary, self.width, embedding_init=embedding_init)
         stack = nn.scan(
             rematerialise(DecoderBlock, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
+            metadata_params=STACKED,
         )
         self.blocks = stack(
             num_heads=self.num_heads,
@@ -156,6 +159,7 @@ class DecoderBlock(nn.Module):
     @nn.compact
     def __call__(self, carry, layer, tables, seen):
         x, cache = carry
+        x = lying_on(x, ("batch", None, None))
         out_init = nn.initializers.variance_scaling(1 / self.residual_layers, "fan_in", "truncated_normal")
 
         h = RMSNorm(self.norm_epsilon, name="attention_norm")(x)
@@ -168,14 +172,14 @@ class DecoderBlock(nn.Module):
         attended = attention(
             query, key, value, is_causal=True, implementation=self.attention_implementation, **seen
         ).reshape(*x.shape[:2], -1)
-        x = x + nn.Dense(x.shape[-1], use_bias=False, kernel_init=out_init, name="o")(attended)
+        x = x + Linear(x.shape[-1], ("heads", "embed"), use_bias=False, kernel_init=out_init, name="o")(attended)
 
         h = RMSNorm(self.norm_epsilon, name="mlp_norm")(x)
         x = x + GatedMLP(self.mlp_width, x.shape[-1], down_init=out_init, name="mlp")(h)
         return (x, cache), None
 
     def _heads(self, name: str, heads: int, x: Float[Array, "B T D"]) -> Float[Array, "B T heads H"]:
-        flat = nn.Dense(heads * self.head_dim, use_bias=False, kernel_init=linear_init, name=name)(x)
+        flat = Linear(heads * self.head_dim, ("embed", "heads"), use_bias=False, kernel_init=linear_init, name=name)(x)
         return flat.reshape(*x.shape[:2], heads, self.head_dim)
 
 
@@ -186,5 +190,6 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        kernel = self.param("kernel", embedding_init, (hidden.shape[-1], self.vocabulary))
+        init = with_axes(embedding_init, ("embed", "vocab"))
+        kernel = self.param("kernel", init, (hidden.shape[-1], self.vocabulary))
         return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)

@@ -14,9 +14,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.nn.linear import Conv, ConvTranspose, Embedding, Linear, with_axes
 from genjax.nn.resnet import InvertedResidual, halvings, resized
-
-Linear, Conv = nn.Dense, nn.Conv
 
 dcgan_init = nn.initializers.normal(0.02)
 """DCGAN's, for layers whose output is normalised."""
@@ -39,7 +38,7 @@ class MLPGenerator(nn.Module):
         h = WithClass(self.num_classes, name="class")(z, label)
         for i in range(self.depth):
             h = nn.relu(Linear(self.width, kernel_init=nn.initializers.he_normal(), name=f"fc{i + 1}")(h))
-        return Linear(self.features, name="out")(h)
+        return Linear(self.features, ("embed", None), name="out")(h)
 
 
 class DCGANGenerator(nn.Module):
@@ -71,11 +70,11 @@ class DCGANGenerator(nn.Module):
         h = h.reshape(-1, *grid)
         for level in reversed(range(levels)):
             h = nn.relu(nn.GroupNorm(self.groups, name=f"norm_{level + 1}")(h))
-            h = nn.ConvTranspose(
-                self.width << level, (4, 4), strides=(2, 2), kernel_init=dcgan_init, name=f"up_{level}"
-            )(h)
+            h = ConvTranspose(self.width << level, (4, 4), strides=(2, 2), kernel_init=dcgan_init, name=f"up_{level}")(
+                h
+            )
         h = nn.relu(nn.GroupNorm(self.groups, name="norm_0")(h))
-        return jnp.tanh(Conv(channels, (3, 3), kernel_init=dcgan_init, name="out")(h))
+        return jnp.tanh(Conv(channels, (3, 3), ("embed", None), kernel_init=dcgan_init, name="out")(h))
 
 
 class ResNetGenerator(nn.Module):
@@ -102,7 +101,7 @@ class ResNetGenerator(nn.Module):
         widths = [min(self.width << level, self.max_width) for level in range(levels + 1)]
         z = WithClass(self.num_classes, name="class")(z, label)
         grid = (height >> levels, width >> levels, widths[-1])
-        basis = self.param("basis", nn.initializers.normal(1.0), grid)
+        basis = self.param("basis", with_axes(nn.initializers.normal(1.0), (None, None, "embed")), grid)
         h = basis * Linear(widths[-1], name="modulate")(z)[:, None, None]
         for level in reversed(range(levels + 1)):
             if level < levels:
@@ -111,7 +110,7 @@ class ResNetGenerator(nn.Module):
                     h = Conv(widths[level], (1, 1), use_bias=False, name=f"up_{level}")(h)
             for i in range(self.blocks_per_level):
                 h = InvertedResidual(self.blocks_per_level * (levels + 1), name=f"block_{level}_{i}")(h)
-        return jnp.tanh(Conv(channels, (1, 1), name="out")(h))
+        return jnp.tanh(Conv(channels, (1, 1), ("embed", None), name="out")(h))
 
 
 class WithClass(nn.Module):
@@ -125,7 +124,7 @@ class WithClass(nn.Module):
         if label is None:
             return z
         normal = nn.initializers.normal(1.0)  # as large as z, so that neither drowns the other
-        return jnp.concatenate([z, nn.Embed(self.num_classes, z.shape[-1], embedding_init=normal)(label)], axis=-1)
+        return jnp.concatenate([z, Embedding(self.num_classes, z.shape[-1], embedding_init=normal)(label)], axis=-1)
 
 
 def check_label(num_classes: int, label: Int[Array, " B"] | None) -> None:

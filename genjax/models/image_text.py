@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.models.word_encoder import WordEncoder
+from genjax.nn.linear import Conv, Linear
 from genjax.nn.mlp import dense_init
 from genjax.nn.norms import layer_norm
 
@@ -31,12 +32,12 @@ class ImageText(nn.Module):
 
     def setup(self):
         self.stages = [
-            nn.Conv(width, (3, 3), strides=2, kernel_init=dense_init, name=f"stage_{i}")
+            Conv(width, (3, 3), strides=2, kernel_init=dense_init, name=f"stage_{i}")
             for i, width in enumerate(self.widths)
         ]
-        self.image_head = nn.Dense(self.features, kernel_init=dense_init)
+        self.image_head = Linear(self.features, kernel_init=dense_init)
         self.text_tower = self.text.copy(name="text_tower")
-        self.text_head = nn.Dense(self.features, kernel_init=dense_init)
+        self.text_head = Linear(self.features, kernel_init=dense_init)
         self.log_temperature = self.param(
             "log_temperature", nn.initializers.constant(math.log(FIRST_TEMPERATURE)), (), jnp.float32
         )

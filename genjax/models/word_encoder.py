@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 from genjax.models.byte_encoder import EncoderBlock
+from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import dense_init
 from genjax.nn.norms import layer_norm
 
@@ -60,14 +61,14 @@ class WordEncoder(nn.Module):
                 f" tables of {self.vocabulary} rows"
             )
         normal = nn.initializers.normal(0.02)
-        first = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="embed_low")
-        second = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="embed_high")
+        first = Embedding(self.vocabulary, self.width, embedding_init=normal, name="embed_low")
+        second = Embedding(self.vocabulary, self.width, embedding_init=normal, name="embed_high")
         x = first(tokens % self.vocabulary) + second(tokens // self.vocabulary % self.vocabulary)
-        x = x + self.param("positions", normal, (self.max_length, self.width))
+        x = x + self.param("positions", with_axes(normal, (None, "embed")), (self.max_length, self.width))
         for i in range(self.depth):
             x = EncoderBlock(self.num_heads, name=f"block_{i}")(x)
         x = layer_norm(x)
-        return x, nn.Dense(self.pooled_width, kernel_init=dense_init, name="pool")(jnp.mean(x, axis=1))
+        return x, Linear(self.pooled_width, ("embed", None), kernel_init=dense_init, name="pool")(jnp.mean(x, axis=1))
 
 
 def words(text: str) -> list[str]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from genjax.nn.linear import Linear
+
 
 class GatedMLP(nn.Module):
     """down(silu(gate x) * up x), without biases."""
@@ -19,6 +21,7 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch out"]:
-        gate = nn.Dense(self.hidden, use_bias=False, kernel_init=self.kernel_init, name="gate")(x)
-        up = nn.Dense(self.hidden, use_bias=False, kernel_init=self.kernel_init, name="up")(x)
-        return nn.Dense(self.out, use_bias=False, kernel_init=self.down_init, name="down")(self.activation(gate) * up)
+        gate = Linear(self.hidden, use_bias=False, kernel_init=self.kernel_init, name="gate")(x)
+        up = Linear(self.hidden, use_bias=False, kernel_init=self.kernel_init, name="up")(x)
+        down = Linear(self.out, ("mlp", "embed"), use_bias=False, kernel_init=self.down_init, name="down")
+        return down(self.activation(gate) * up)

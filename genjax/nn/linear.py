@@ -97,3 +97,26 @@ def Conv(
         name=name,
         **options,
     )
+
+
+def ConvTranspose(
+    features: int,
+    kernel_size: Sequence[int],
+    axes: Axes = ("embed", "mlp"),
+    *,
+    kernel_init: Callable = nn.linear.default_kernel_init,
+    bias_init: Callable = nn.initializers.zeros,
+    use_bias: bool = True,
+    name: str | None = None,
+    **options,
+) -> nn.ConvTranspose:
+    """A transposed convolution; `axes` name the channels in and out. The options are Linen's: strides, padding, ..."""
+    return nn.ConvTranspose(
+        features,
+        tuple(kernel_size),
+        use_bias=use_bias,
+        kernel_init=with_axes(kernel_init, (*[None] * len(kernel_size), *axes)),
+        bias_init=with_axes(bias_init, axes[-1:]),
+        name=name,
+        **options,
+    )

@@ -12,11 +12,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from genjax.errors import InputError
+from genjax.nn.linear import Conv
 
 LEAK = 0.2
 """Slope of the activation of GANs below zero (DCGAN, Radford et al. 2016)."""
-
-Conv = nn.Conv
 
 
 def he_normal(scale: float = 1.0) -> nn.initializers.Initializer:

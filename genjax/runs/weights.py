@@ -46,7 +46,9 @@ def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
     for name, part in (("trained", tree), ("variables", variables)):
         if difference := misfit(part, getattr(shapes, name)):
             where = directory / getattr(FILES, name)
-            raise InputError(f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}")
+            raise InputError(
+                f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}"
+            )
     return Parts(jax.tree.map(jnp.asarray, tree), fixed, variables), int(metadata.get("step", 0))
 
 

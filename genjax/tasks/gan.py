@@ -22,7 +22,6 @@ from genjax.adversarial.constraints import Constraint, Unconstrained, projected_
 from genjax.adversarial.latents import truncated_normal
 from genjax.adversarial.objectives import NonSaturating, Objective
 from genjax.adversarial.penalties import R1, Penalty
-from genjax.data import Dataset
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
@@ -159,9 +158,9 @@ class GAN(Task):
     ) -> Float[Array, "B *shape"]:
         """What the generator makes of latents, float32."""
         policy = POLICIES[self.train.precision]
-        return self.generator.apply(
-            {"params": cast(params, policy.compute)}, z.astype(policy.compute), label
-        ).astype(policy.accumulate)
+        return self.generator.apply({"params": cast(params, policy.compute)}, z.astype(policy.compute), label).astype(
+            policy.accumulate
+        )
 
     def score(
         self, parts: Parts, x: Float[Array, "B *shape"], label: Int[Array, " B"] | None = None

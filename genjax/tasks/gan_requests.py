@@ -41,7 +41,9 @@ class DrawSamples:
         if self.truncation is not None and not self.truncation > 0:
             raise InputError(f"--truncation is a limit for |z|, above 0, not {self.truncation}")
         if self.interpolate < 0 or (self.interpolate and (task.draws_points or self.num < 2)):
-            raise InputError("--interpolate takes the number of steps between pictures, of which --num asks at least two")
+            raise InputError(
+                "--interpolate takes the number of steps between pictures, of which --num asks at least two"
+            )
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         params, z = parts.trained["generator"], task.latents(self.seed, self.num, self.truncation)

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from genjax.data.loader import Loader
 from genjax.errors import InputError
-from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.host import Agreement, whole
-from genjax.parallel.mesh import batch_share, batch_shards, shard_batch, wait_for_all
+from genjax.parallel.host_memory import keep_freed_memory
+from genjax.parallel.mesh import batch_shards, batch_share, shard_batch, wait_for_all
 from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.directory import open_run
 from genjax.runs.weights import FILES, read_part, write_part

@@ -1,6 +1,6 @@
 """Optimisers as configs: optax's, with warm-up, decay and clipping by global norm.
 
-    update = clip -> rule (Adam, momentum, sign, orthogonalised momentum, ...) -> decay of matrices -> - learning rate
+update = clip -> rule (Adam, momentum, sign, orthogonalised momentum, ...) -> decay of matrices -> - learning rate
 """
 
 from dataclasses import dataclass

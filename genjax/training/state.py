@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
         return self.parts if self.ema is None else self.parts._replace(trained=self.ema)
 
 
-def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Array]] = {}) -> TrainState:  # noqa: B006
+def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Array]] = {}) -> TrainState:
     """The state before the first step; pure. `held` are parts that hold still and come from elsewhere."""
     parts = unbox(task.init(key))
     parts = parts._replace(fixed={**parts.fixed, **held})
@@ -59,7 +59,7 @@ def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Arr
     )
 
 
-def abstract_state(task: Task, mesh: jax.sharding.Mesh, held: Mapping[str, PyTree[Array]] = {}) -> TrainState:  # noqa: B006
+def abstract_state(task: Task, mesh: jax.sharding.Mesh, held: Mapping[str, PyTree[Array]] = {}) -> TrainState:
     """Shapes, types and shardings of the state on a mesh, of `jax.ShapeDtypeStruct`."""
     key, held = jax.random.key(0), dict(held)
     state = jax.eval_shape(lambda key, held: initial_state(task, key, held), key, held)

@@ -129,7 +129,9 @@ def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
 def test_what_is_drawn_at_the_door_is_what_the_system_samples(task, parts):
     request = replace(task.request("sample"), prompt="a handwritten seven", num=3, trajectory=True)
     pictures, way = request(task, parts)
-    np.testing.assert_allclose(pictures.images, task.sample(parts.trained, ["a handwritten seven"] * 3, seed=0), atol=1e-6)
+    np.testing.assert_allclose(
+        pictures.images, task.sample(parts.trained, ["a handwritten seven"] * 3, seed=0), atol=1e-6
+    )
     assert pictures.captions == ["a handwritten seven"] * 3
     assert way.frames.shape == (task.sampler.steps + 1, 3, 8, 8, 1)
     assert (request.steps, request.guidance) == (task.sampler.steps, task.sampler.guidance)

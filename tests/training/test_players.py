@@ -44,9 +44,7 @@ def test_a_lone_player_moves_everything(game):
     losses, trained = game
     found, _ = gradients(lambda tree: ({LONE: sum(losses(tree)[0].values())}, ()), trained, (LONE,))
     chex.assert_trees_all_equal_structs(found[LONE], trained)
-    chex.assert_trees_all_close(
-        found[LONE], jax.grad(lambda tree: sum(losses(tree)[0].values()))(trained), rtol=1e-6
-    )
+    chex.assert_trees_all_close(found[LONE], jax.grad(lambda tree: sum(losses(tree)[0].values()))(trained), rtol=1e-6)
 
 
 def test_turns_come_round_after_the_least_common_multiple():

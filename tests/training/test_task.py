@@ -51,7 +51,9 @@ def test_a_key_of_a_row_does_not_depend_on_the_rows_beside_it():
     np.testing.assert_array_equal(jax.random.key_data(keyed(jax.random.key(3), np.arange(5))), together)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}, {"accumulate": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"seed": -1}, {"accumulate": 0}]
+)
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         replace(Train(), **wrong)
