@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import side_by_side as sbs
 import tyro
+from flax.linen import meta
 
 from genjax.adversarial import transport
 from genjax.adversarial.constraints import Constraint, SpectralNorm, Unconstrained, WeightClipping, projected_updates
@@ -94,7 +95,7 @@ def trained(
 
     @jax.jit
     def train(key):
-        params = constraint.project(model.init(first, real)["params"])
+        params = constraint.project(meta.unbox(model.init(first, real))["params"])
         start = (params, constraint.initial(params, first), optimizer.init(params))
         (params, state, _), _ = jax.lax.scan(step, start, jax.random.split(key, config.steps))
         return params, state

@@ -15,6 +15,7 @@ import side_by_side as sbs
 import torch
 import transformers
 import tyro
+from flax.linen import meta
 from jax.tree_util import Partial
 
 from genjax.interop import llama
@@ -53,7 +54,7 @@ def networks(config: Decode) -> tuple[Decoder, dict, transformers.LlamaForCausal
         head_dim=config.width // config.num_heads,
         mlp_width=config.mlp_width,
     )
-    abstract = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    abstract = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 2), np.int32)))["params"]
     rng = np.random.default_rng(0)
 
     def random_weights(leaf):

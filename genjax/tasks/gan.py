@@ -25,6 +25,7 @@ from genjax.adversarial.penalties import R1, Penalty
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
+from genjax.parallel.rules import unbox
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.gan_requests import DrawSamples, JudgePictures, JudgePoints
@@ -111,7 +112,7 @@ class GAN(Task):
         generator, _ = self.init_generator(generator_key)
         rows = jnp.zeros((1, *self.sample_shape))
         critic = self.critic.init(critic_key, rows, self._label(1))["params"]
-        state = self.constraint.initial(critic, constraint_key)
+        state = self.constraint.initial(unbox(critic), constraint_key)
         return Parts({"critic": critic, "generator": generator}, {}, {"constraint": state} if state else {})
 
     def _label(self, rows: int) -> Int[Array, " B"] | None:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from genjax.data import LabelledImages
 from genjax.errors import InputError
 from genjax.models.image_text import ImageText
+from genjax.parallel.rules import unbox
 from genjax.representation.contrastive import info_nce
 
 LEARNING_RATE = 2e-3
@@ -73,7 +74,7 @@ def train_judge(
 
 @partial(jax.jit, static_argnums=0)
 def _init(model: ImageText, key, images, tokens):
-    return model.init(key, images, tokens)
+    return unbox(model.init(key, images, tokens))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.linen import meta
 from flax.traverse_util import flatten_dict
 from jax.tree_util import Partial
 
@@ -36,7 +37,7 @@ CONFIG = dict(
 def random_params(**changes):
     """Parameters that are all different numbers."""
     tokens = jax.ShapeDtypeStruct((1, 4), np.int32)
-    abstract = jax.eval_shape(Decoder(**SIZES | changes).init, jax.random.key(0), tokens)["params"]
+    abstract = meta.unbox(jax.eval_shape(Decoder(**SIZES | changes).init, jax.random.key(0), tokens))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from flax.linen import meta
 from jax.tree_util import Partial
 
 from genjax.errors import InputError
@@ -137,7 +138,7 @@ def test_a_sampler_out_of_range_is_refused_by_name(fields):
 
 @functools.cache
 def weights():
-    return jax.jit(MODEL.init)(jax.random.key(0), PROMPTS)["params"]
+    return meta.unbox(jax.jit(MODEL.init)(jax.random.key(0), PROMPTS))["params"]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
@@ -21,7 +22,7 @@ LABEL = jnp.array([0, 1, 2, 1])
 def scored(request):
     """The model, its parameters moved off their zeros, and the function (params, x, label) -> scores."""
     model = KINDS[request.param]
-    params = jax.jit(model.init)(jax.random.key(1), X, LABEL)["params"]
+    params = meta.unbox(jax.jit(model.init)(jax.random.key(1), X, LABEL))["params"]
     params = jax.tree.map(lambda p: p + 0.05 * np.random.default_rng(p.size).normal(size=p.shape), params)
     return model, params, jax.jit(lambda params, x, label: model.apply({"params": params}, x, label))
 
@@ -68,7 +69,7 @@ def test_classes_add_the_inner_product_of_their_embedding_with_the_features(scor
 @pytest.mark.parametrize("kind", [DCGANCritic, ResNetCritic])
 def test_larger_images_have_more_levels(kind, side, levels):
     x = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    params = jax.eval_shape(kind(width=8).init, jax.random.key(0), x)["params"]
+    params = meta.unbox(jax.eval_shape(kind(width=8).init, jax.random.key(0), x))["params"]
     assert sum(name.startswith("down_") for name in params) == levels
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from genjax.models.decoder import Decoder
 
@@ -24,7 +25,7 @@ jit = functools.partial(
 
 def parameters(model: Decoder):
     """Names, shapes and types; nothing is computed."""
-    return jax.eval_shape(model.init, jax.random.key(0), TOKENS)["params"]
+    return meta.unbox(jax.eval_shape(model.init, jax.random.key(0), TOKENS))["params"]
 
 
 @functools.cache

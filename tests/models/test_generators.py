@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from genjax.errors import InputError
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
@@ -22,7 +23,7 @@ LABEL = jnp.array([0, 1, 2, 1])
 def made(request):
     """Its examples, and the function (z, label) -> examples, with parameters moved off their zeros."""
     model = KINDS[request.param]
-    params = jax.jit(model.init)(jax.random.key(1), Z, LABEL)["params"]
+    params = meta.unbox(jax.jit(model.init)(jax.random.key(1), Z, LABEL))["params"]
     params = jax.tree.map(lambda p: p + 0.05 * np.random.default_rng(p.size).normal(size=p.shape), params)
     apply = jax.jit(lambda z, label: model.apply({"params": params}, z, label))
     return request.param, apply, apply(Z, LABEL)
@@ -53,7 +54,7 @@ def test_the_latent_and_the_class_both_matter(made):
 
 def test_every_parameter_of_a_dcgan_moves_its_images():
     model = DCGANGenerator(image_shape=(8, 8, 1), width=8, groups=4)
-    params = jax.jit(model.init)(jax.random.key(0), Z)["params"]
+    params = meta.unbox(jax.jit(model.init)(jax.random.key(0), Z))["params"]
     target = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
     gradients = jax.jit(jax.grad(lambda p: jnp.vdot(target, model.apply({"params": p}, Z))))(params)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients))
@@ -63,7 +64,7 @@ def test_every_parameter_of_a_dcgan_moves_its_images():
 @pytest.mark.parametrize("kind", [DCGANGenerator, ResNetGenerator])
 def test_larger_images_have_more_levels(kind, side, levels):
     model = kind(image_shape=(side, side, 3), width=8)
-    params = jax.eval_shape(model.init, jax.random.key(0), Z)["params"]
+    params = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), Z))["params"]
     assert sum(name.startswith("up_") for name in params) == levels
     assert jax.eval_shape(model.apply, {"params": params}, Z).shape == (4, side, side, 3)
 

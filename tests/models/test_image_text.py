@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from genjax.models.image_text import ImageText
 from genjax.models.word_encoder import WordEncoder
@@ -23,7 +24,7 @@ TOKENS = np.stack([MODEL.text.tokenize(text) for text in ("a", "red circle", "ci
 
 @pytest.fixture(scope="module")
 def params():
-    return jit(MODEL.init)(jax.random.key(0), IMAGES, TOKENS)
+    return meta.unbox(jit(MODEL.init)(jax.random.key(0), IMAGES, TOKENS))
 
 
 @pytest.fixture(scope="module")

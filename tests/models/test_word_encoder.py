@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,7 +76,7 @@ def test_every_caption_of_the_emoji_fits(emoji_captions):
 @pytest.fixture(scope="module")
 def encode():
     """Texts to (context, pooled), with fresh weights."""
-    params = jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 6), jnp.int32))
+    params = meta.unbox(jit(ENCODER.init)(jax.random.key(0), jnp.zeros((1, 6), jnp.int32)))
     apply = jit(ENCODER.apply)
 
     def encode(*texts, dtype=jnp.float32):

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from flax.linen import meta
 
 from genjax.nn.gated_mlp import GatedMLP
 
@@ -17,5 +18,5 @@ def test_it_is_the_equation_of_swiglu():
 
 
 def test_it_has_three_matrices_and_no_biases():
-    shapes = jax.eval_shape(GatedMLP(7, 4).init, jax.random.key(0), X)["params"]
+    shapes = meta.unbox(jax.eval_shape(GatedMLP(7, 4).init, jax.random.key(0), X))["params"]
     assert sorted(leaf.shape for leaf in jax.tree.leaves(shapes)) == [(5, 7), (5, 7), (7, 4)]

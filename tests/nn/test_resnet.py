@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 
 from genjax.errors import InputError
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
@@ -13,7 +14,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 8)), jnp.float32)
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(InvertedResidual(blocks=16, group_size=4).init)(jax.random.key(0), X)["params"]
+    return meta.unbox(jax.jit(InvertedResidual(blocks=16, group_size=4).init)(jax.random.key(0), X))["params"]
 
 
 def test_a_block_begins_as_the_identity(params):
