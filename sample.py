@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genjax import config
+from genjax.parallel.compilation import keep_compiled
 from genjax.runs.asked import asked, show_runs, writable
 from genjax.runs.outputs import say
 from genjax.runs.weights import read_weights
@@ -22,6 +23,8 @@ class Options:
     """Directory for what is drawn."""
     allow: tuple[str, ...] = ()
     """Packages outside genjax that the config of the run may import."""
+    compile_cache: bool = True
+    """Keep compiled programs below the user's cache directory, so that the next start need not compile them."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
         return
     options, found, task, request = asked("sample", argv, Options())
     out = writable(Path(options.out))
+    keep_compiled(options.compile_cache)
     parts, step = read_weights(found.directory, task)
     say(console, f"{found.directory} at step {step} ({found.why})")
     for output in request(task, parts):

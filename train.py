@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genjax import config
+from genjax.parallel.compilation import keep_compiled
 from genjax.training.loop import fit
 
 
@@ -16,10 +17,13 @@ class Options:
     """FILE[:VARIANT] of the config."""
     workdir: str | None = None
     """Run directory; runs/NAME-VARIANT when not given."""
+    compile_cache: bool = True
+    """Keep compiled programs below the user's cache directory, so that the next start need not compile them."""
 
 
 def main(argv: Sequence[str]) -> None:
     options, task, name = config.parse_with_config(argv, Options())
+    keep_compiled(options.compile_cache)
     fit(task, Path(options.workdir or f"runs/{name}"))
 
 

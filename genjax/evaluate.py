@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genjax import config
+from genjax.parallel.compilation import keep_compiled
 from genjax.runs.asked import asked, writable
 from genjax.runs.directory import is_shipped
 from genjax.runs.outputs import Numbers, say
@@ -23,12 +24,15 @@ class Options:
     """Directory for evaluation.json and evaluations.jsonl; the run's own when not given, or out for one that ships."""
     allow: tuple[str, ...] = ()
     """Packages outside genjax that the config of the run may import."""
+    compile_cache: bool = True
+    """Keep compiled programs below the user's cache directory, so that the next start need not compile them."""
 
 
 def main(argv: Sequence[str]) -> None:
     options, found, task, request = asked("evaluate", argv, Options())
     beside = "out" if is_shipped(found.directory) else found.directory
     out = writable(Path(options.out or beside))
+    keep_compiled(options.compile_cache)
     parts, step = read_weights(found.directory, task)
     console = Console()
     say(console, f"{found.directory} at step {step} ({found.why})")

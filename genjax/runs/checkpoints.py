@@ -1,8 +1,8 @@
 """Checkpoints: named trees of arrays and a record of plain data, by Orbax; asynchronous, atomic, the newest N kept.
 
-A checkpoint holds no device layout: it is restored onto whatever mesh the run has now, whole or in part (a sampler reads
-the averaged weights alone). It holds a fingerprint of each tree, as storage does not notice every flipped bit. A newest
-checkpoint that cannot be read, or that has another fingerprint, is reported, and the one before it is used.
+A checkpoint holds no device layout: it is restored onto whatever mesh the run has now, whole or in part (a sampler
+reads the averaged weights alone). It holds a fingerprint of each tree, as storage does not notice every flipped bit. A
+newest checkpoint that cannot be read, or that has another fingerprint, is reported, and the one before it is used.
 """
 
 import logging
@@ -72,7 +72,7 @@ class Checkpoints:
     def restore(self, templates: Mapping[str, PyTree[jax.ShapeDtypeStruct]]) -> Restored | None:
         """The trees named in `templates` of the newest readable checkpoint, or None when there are no checkpoints.
 
-        Templates give shapes, types and shardings; a tree that is not asked for is not read, an empty one is given back.
+        Templates give shapes, types and shardings; a tree that is not asked for is not read, an empty one given back.
         Raises InputError when there are checkpoints and none can be read.
         """
         asked = {name: tree for name, tree in templates.items() if jax.tree.leaves(tree)}

@@ -4,8 +4,8 @@
     fixed        frozen parameters: a first stage, a reference model, a base that adapters sit on; in no checkpoint
     variables    state without a gradient: codebooks that follow a mean, router biases, running statistics
 
-Each is a nested dict of arrays, so that it can be written as it is. In a game of several players `trained` has one entry
-per player, of the player's name.
+Each is a nested dict of arrays, so that it can be written as it is. In a game of several players `trained` has one
+entry per player, of the player's name.
 """
 
 from typing import NamedTuple

@@ -154,7 +154,7 @@ class TextToImage(Task):
         trajectory: bool = False,
         batch_size: int = 64,
     ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
-        """One image or latent per prompt, as the network made it; with `trajectory`, all steps + 1 states of each, from noise on.
+        """One image or latent per prompt, not clipped; with `trajectory`, all steps + 1 states of each, from noise on.
 
         Sample i depends on (seed, i, prompt i) alone, not on the batch. Raises InputError for a prompt that is longer
         than the text encoder takes.
@@ -254,8 +254,8 @@ class DrawImages(_Drawing):
         start = time.perf_counter()
         states = task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
         said = (
-            f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance {sampler.guidance:g},"
-            f" {sampler.evaluations} network evaluations each, seed {self.seed},"
+            f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance"
+            f" {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {self.seed},"
             f" {time.perf_counter() - start:.1f} s with compilation"
         )
         images = states[-1] if self.trajectory else states

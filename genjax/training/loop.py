@@ -138,7 +138,7 @@ def restored_state(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The state of the newest readable checkpoint and its record; None when there is no checkpoint.
 
-    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those it was trained with.
+    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those of the run.
     """
     held = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else {}
     template = abstract_state(task, mesh, held)
@@ -157,7 +157,7 @@ def same_course(there: Task, here: Task) -> str | None:
     It may where the learning rates of all players agree on every step that the shorter of the two takes.
     """
     steps = min(there.train.steps, here.train.steps)
-    for (name, old), new in zip(there.players().items(), here.players().values(), strict=True):
+    for old, new in zip(there.players().values(), here.players().values(), strict=True):
         updates = np.arange(old.moves(steps))
         rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]
         if not np.array_equal(*rates):

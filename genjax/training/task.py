@@ -1,7 +1,7 @@
 """A task: a network, a piece of mathematics and data, as the training loop and the doors see them.
 
-A task is a frozen dataclass whose fields are its config. It says how its parts begin, what a row of a batch is, and what
-is minimised:
+A task is a frozen dataclass whose fields are its config. It says how its parts begin, what a row of a batch is, and
+what is minimised:
 
     parts              = Parts(trained, fixed, variables)
     totals             = sums over all rows of the batch that depend on the batch alone (rows, tokens, pixels)
@@ -134,7 +134,7 @@ class Task(abc.ABC):
         """The losses of some rows; pure. `keys` are one typed key per row, `totals` those of the whole batch."""
 
     def advance(self, parts: Parts, statistics: PyTree[Array]) -> PyTree[Array]:
-        """The variables after a step, from those before it, the parameters after it, and the whole batch's statistics."""
+        """The variables after a step: of those before it, the parameters after it, and the batch's statistics."""
         return parts.variables
 
     def players(self) -> Mapping[str, Player]:

@@ -1,14 +1,14 @@
 """One training step: a pure function of state and batch, jitted once, with a donated state.
 
-    g_i       = sum over devices and micro-batches of d (share of loss_i) / d trained_i       for each player i that moves
+    g_i       = sum over devices and micro-batches of d (share of loss_i) / d trained_i,    for each player i that moves
     trained_i = optimiser_i(clip(g_i)),        ema_i = decay ema_i + (1 - decay) trained_i
     variables = advance(parts, sum of statistics)
 
 Where every device holds the whole state, devices sum explicitly (`shard_map` and an all-reduce). Where the state is
 divided, and where a loss couples the rows of a batch, the same step runs on global arrays and XLA divides it: gradients
-are reduce-scattered onto the shards of their parameters. The random numbers of a row are keyed by its place in the global
-batch, so they depend neither on the number of devices nor on that of micro-batches. A step whose loss or gradient is
-not finite changes nothing but the counters.
+are reduce-scattered onto the shards of their parameters. The random numbers of a row are keyed by its place in the
+global batch, so they depend neither on the number of devices nor on that of micro-batches. A step whose loss or
+gradient is not finite changes nothing but the counters.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
 
 def test_it_is_the_equation_of_swiglu():
     mlp = GatedMLP(7, 4)
-    output, variables = mlp.init_with_output(jax.random.key(0), X)
+    output, variables = meta.unbox(mlp.init_with_output(jax.random.key(0), X))
     gate, up, down = (np.float64(variables["params"][name]["kernel"]) for name in ("gate", "up", "down"))
     z = X @ gate
     np.testing.assert_allclose(output, (z / (1 + np.exp(-z)) * (X @ up)) @ down, rtol=0, atol=1e-5)

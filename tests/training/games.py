@@ -71,7 +71,7 @@ class NoPreview:
 
 @dataclass(frozen=True, kw_only=True)
 class Game(Task):
-    """A critic w looks for the direction in which a generator's shift differs from the data: Wasserstein, with a leash."""
+    """A critic w looks for the direction in which a generator's shift differs from the data; it is on a leash."""
 
     data: Any = Rows()
     train: Train = Train(batch_size=ROWS, steps=20)
