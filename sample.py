@@ -21,6 +21,8 @@ class Options:
     """Run directory to sample from, or the name of a run that ships; --list shows them."""
     out: str = "out"
     """Directory for what is drawn."""
+    list: bool = False
+    """Only show which runs there are."""
     allow: tuple[str, ...] = ()
     """Packages outside genjax that the config of the run may import."""
     compile_cache: bool = True
