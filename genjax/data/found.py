@@ -1,6 +1,6 @@
 """Whatever lies at a path: the dataset that `--data.path` names, told by what is found there."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Images(PairOptions):
     not have, a field that it lacks.
     """
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata={"may_change": True})
     """A folder of images and captions, tar shards, a folder of IDX files, or an .npz; embedded digits when None."""
     image_size: int | None = None
     """Side that image files are fitted to, 64 when None; the digits, .npz and IDX files have a size of their own."""

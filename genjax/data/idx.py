@@ -7,7 +7,7 @@ bytes, then the number of dimensions; the sizes of the dimensions follow.
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ UNSIGNED_BYTES = 0x0800
 class Idx:
     """A folder of the four IDX files of MNIST, Fashion-MNIST or KMNIST, plain or gzipped."""
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata={"may_change": True})
     """Folder with train-images-idx3-ubyte, train-labels-idx1-ubyte and the same for t10k, or these with .gz."""
     class_names: tuple[str, ...] = DIGIT_NAMES
     """Name of each label, in order."""

@@ -3,7 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,7 @@ class Npz:
     of any scale). `captions` is (N,) of strings; `labels`, if there, is (N,) of integers, -1 where unknown.
     """
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata={"may_change": True})
     """The .npz file."""
     class_names: tuple[str, ...] = ()
     """Name of each label, in order, if the file has labels with names."""

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 class PairOptions:
     """How images of any size are read: where they are, what they are fitted to, and which are held out."""
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata={"may_change": True})
     """Where the data is."""
     image_size: int = 64
     """Side of the images in pixels: the short side is resized to it, the long side cropped at the centre."""

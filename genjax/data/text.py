@@ -15,7 +15,7 @@ import hashlib
 import json
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -58,7 +58,7 @@ class Text:
     moves no document from one split to the other. A single file is cut instead: its end is held out.
     """
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata={"may_change": True})
     """A text file, a folder of them, or a .jsonl file; the source of Python's standard library when None."""
     length: int = 256
     """Tokens of a row."""

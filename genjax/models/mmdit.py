@@ -12,6 +12,8 @@ and in the first `dual_attention_layers` blocks of its medium size a second atte
 reads the same norm under a modulation of its own. Blocks of one kind are stacked and run by a scan.
 """
 
+from dataclasses import field
+
 import einops
 import jax.numpy as jnp
 from flax import linen as nn
@@ -52,9 +54,9 @@ class MMDiT(nn.Module):
     """Side of the largest grid of tokens."""
     pos_embed_base_size: int = 64
     """Position units along that side: neighbouring tokens are base size / max size apart."""
-    remat: RematPolicy = "none"
+    remat: RematPolicy = field(default="none", metadata={"may_change": True})
     """What each block keeps for the backward pass: none (keep all), dots, attention, full (keep its inputs only)."""
-    attention_implementation: AttentionImplementation = "auto"
+    attention_implementation: AttentionImplementation = field(default="auto", metadata={"may_change": True})
     """Which attention kernel to use; auto: the fastest of this machine."""
 
     @nn.compact
