@@ -7,12 +7,13 @@ step that has just been sent off: metrics are read one step late.
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Array, PyTree
 from rich.console import Console
 
 from genjax.data.loader import Loader
@@ -20,6 +21,7 @@ from genjax.errors import InputError
 from genjax.parallel.host import Agreement, whole
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import batch_shards, batch_share, shard_batch, wait_for_all
+from genjax.parallel.rules import unbox
 from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.directory import open_run
 from genjax.runs.weights import FILES, read_part, write_part
@@ -46,6 +48,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     train, mesh = task.train, task.mesh.build()
     _check_division(task, mesh)
     share = batch_share(mesh)
+    begins = starting_points(task, directory)
     with contextlib.ExitStack() as until_the_end:
         loader = Loader(
             task.data.source("train"),
@@ -66,7 +69,10 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
         checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)
         until_the_end.callback(checkpoints.close)
-        state, record = restored_state(task, mesh, directory, checkpoints) or (first_state(task, mesh, directory), {})
+        state, record = restored_state(task, mesh, directory, checkpoints) or (
+            first_state(task, mesh, directory, begins),
+            {},
+        )
         start = int(state.step)
         if record:
             checkpoints.set_aside_after(start)
@@ -115,15 +121,36 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     return state
 
 
-def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path) -> TrainState:
-    """The state before the first step: fresh, but for what comes from elsewhere, which is copied into the directory."""
+class StartingPoints(NamedTuple):
+    """What a new run takes from elsewhere."""
+
+    trained: PyTree[Array] | None
+    """Weights to begin with; None for fresh ones."""
+    held: dict[str, PyTree[Array]]
+    """Parts that hold still."""
+
+
+def starting_points(task: Task, directory: Path) -> StartingPoints:
+    """Read what a new run takes from elsewhere; a run that has a checkpoint has it already, and reads nothing.
+
+    Raises InputError where it is not there, or does not fit.
+    """
+    if any((directory / "checkpoints").glob("[0-9]*")):
+        return StartingPoints(None, {})
+    shapes, start = unbox(jax.eval_shape(task.init, jax.random.key(0))).trained, task.train.start
     held = {name: source.read() for name, source in task.sources().items()}
+    return StartingPoints(start.read_as(shapes) if start else None, held)
+
+
+def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path, begins: StartingPoints) -> TrainState:
+    """The state before the first step: fresh, but for what comes from elsewhere, which is copied into the directory."""
+    held = begins.held
     template = abstract_state(task, mesh, held)
     key = jax.random.fold_in(jax.random.key(task.train.seed), 2**31 - 1)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(lambda key, held: initial_state(task, key, held), out_shardings=shardings)(key, held)
-    if task.train.start:
-        trained = jax.device_put(task.train.start.read_as(template.parts.trained), shardings.parts.trained)
+    if begins.trained is not None:
+        trained = jax.device_put(begins.trained, shardings.parts.trained)
         ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, trained)
         state = state._replace(parts=state.parts._replace(trained=trained), ema=ema)
         log.info("the weights begin as those of %s", task.train.start.path)

@@ -204,6 +204,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
         (replace(TASK, train=replace(TRAIN, batch_size=9, accumulate=2)), "does not split evenly over 1 devices times"),
         (replace(TASK, model=TASK.model.clone(channels=3)), "model.channels is 3"),
         (replace(TASK, mesh=Mesh(data=99)), "mesh.data is 99"),
+        (replace(TASK, train=replace(TRAIN, start=Source("nowhere"))), "nowhere is not a run directory"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_directory(tmp_path, task, sentence):
