@@ -12,6 +12,8 @@ from genjax.runs.directory import is_shipped
 from genjax.runs.outputs import Numbers, say
 from genjax.runs.weights import read_weights
 
+__all__ = ["Options", "main"]
+
 
 @dataclass(frozen=True)
 class Options:

@@ -18,6 +18,8 @@ from jaxtyping import Array, Key, PyTree
 from genjax.adversarial import spectral
 from genjax.errors import InputError
 
+__all__ = ["Constraint", "SpectralNorm", "Unconstrained", "WeightClipping", "projected_updates"]
+
 
 class Constraint(Protocol):
     """What keeps a critic's slope bounded; all methods are pure."""

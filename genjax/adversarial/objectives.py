@@ -22,6 +22,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = [
+    "Hinge",
+    "LeastSquares",
+    "Minimax",
+    "NonSaturating",
+    "Objective",
+    "Relativistic",
+    "Scores",
+    "Wasserstein",
+    "per_row",
+    "wide",
+]
+
 Scores = Float[Array, "B *patches"]
 """A critic's scores of B examples: one each, or one per patch of each (PatchGAN)."""
 

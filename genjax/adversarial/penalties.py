@@ -19,6 +19,21 @@ from jaxtyping import Array, Float, Key
 
 from genjax.adversarial.objectives import wide
 
+__all__ = [
+    "R1",
+    "R1R2",
+    "R2",
+    "Critic",
+    "GradientPenalty",
+    "LipschitzPenalty",
+    "NoPenalty",
+    "Penalty",
+    "interpolated",
+    "safe_sqrt",
+    "slopes_between",
+    "squared_slopes",
+]
+
 Critic = Callable[[Float[Array, "B *shape"]], Float[Array, "B *patches"]]
 """A critic whose parameters (and labels) are fixed: scores of examples, row by row."""
 

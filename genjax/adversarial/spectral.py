@@ -26,6 +26,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+__all__ = [
+    "Singular",
+    "advance",
+    "as_matrix",
+    "direction",
+    "initial_vectors",
+    "is_kernel",
+    "normalise",
+    "power_iterate",
+    "spectral_norm",
+]
+
 KERNELS = ("kernel", "embedding")
 """Names of the leaves that are normalised; biases and gains are not."""
 

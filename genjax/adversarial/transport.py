@@ -24,6 +24,20 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 
+__all__ = [
+    "Assignment",
+    "Entropic",
+    "Potentials",
+    "assignment",
+    "c_transform",
+    "distances",
+    "dual",
+    "lower_bound",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sorted_wasserstein",
+]
+
 
 class Assignment(NamedTuple):
     """The cheapest permutation: x_i goes to y[partner[i]]; `cost` is the mean over i."""

@@ -18,6 +18,23 @@ from genjax.config.kinds import GENJAX, construct, fields, kind_named, takes_kin
 from genjax.config.values import FrozenDict, typed
 from genjax.errors import InputError
 
+__all__ = [
+    "MISSING",
+    "Draft",
+    "Value",
+    "children",
+    "choose",
+    "frozen",
+    "is_node",
+    "is_record",
+    "kind_of",
+    "leaves",
+    "may_change",
+    "override",
+    "place",
+    "walk",
+]
+
 Config = TypeVar("Config")
 
 

@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 from genjax.diffusion.predictions import Prediction
 from genjax.diffusion.process import Process, noised
 
+__all__ = ["denoising_loss"]
+
 
 def denoising_loss(
     network: Callable[[Array, Array], Array],

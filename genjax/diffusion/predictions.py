@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 
 from genjax.diffusion.process import Process, coefficients, like, velocity
 
+__all__ = ["Denoised", "Prediction", "Velocity"]
+
 
 class Denoised(NamedTuple):
     """An estimate of the data and of the noise that x_t was made of; each has the shape of x_t."""

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["Coefficients", "Process", "RectifiedFlow", "coefficients", "like", "log_snr", "noised", "velocity"]
+
 
 class Process(Protocol):
     """What a noise process is: two smooth functions of time, elementwise."""

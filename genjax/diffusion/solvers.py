@@ -27,6 +27,8 @@ from genjax.diffusion.predictions import Denoised
 from genjax.diffusion.process import Process, log_snr, velocity
 from genjax.diffusion.times import shifted
 
+__all__ = ["DPMpp2M", "Denoiser", "Euler", "Heun", "MultistepState", "Solver", "integrate", "sampling_times"]
+
 Denoiser = Callable[[Array, Array], Denoised]
 
 

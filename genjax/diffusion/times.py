@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 from genjax.errors import InputError
 
+__all__ = ["CosMap", "LogitNormal", "Mode", "TimeDensity", "Uniform", "shifted"]
+
 
 class TimeDensity(Protocol):
     """A distribution over training times."""

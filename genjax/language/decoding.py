@@ -27,6 +27,21 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genjax.errors import InputError
 
+__all__ = [
+    "Choose",
+    "Decoding",
+    "Network",
+    "TokenSampler",
+    "advance",
+    "generate",
+    "min_p",
+    "prefill",
+    "row_keys",
+    "temperature",
+    "top_k",
+    "top_p",
+]
+
 Network = Callable[..., tuple[Array, Any]]
 Choose = Callable[[Array, Array], Array]
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = ["bits_per_byte", "cross_entropy", "next_token_loss", "shifted_targets"]
+
 
 def shifted_targets(
     tokens: Int[Array, "B T"], segments: Int[Array, "B T"] | None = None, *, by: int = 1

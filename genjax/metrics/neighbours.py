@@ -5,6 +5,8 @@ from jaxtyping import Float
 
 from genjax.errors import InputError
 
+__all__ = ["nearest_distances"]
+
 BLOCK = 1024
 """Queries compared at a time: memory is BLOCK x M."""
 

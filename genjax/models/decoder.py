@@ -25,6 +25,8 @@ from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
 from genjax.nn.rotary import angles, positions_in_segments, rotary
 
+__all__ = ["Decoder", "DecoderBlock", "Head", "embedding_init", "linear_init"]
+
 linear_init = nn.initializers.lecun_normal()
 embedding_init = nn.initializers.normal(0.02)
 

@@ -14,6 +14,8 @@ import pallas_kernels
 from genjax.nn.island import on_own_part
 from genjax.nn.linear import Axes
 
+__all__ = ["AttentionImplementation", "attention"]
+
 AttentionImplementation = Literal["auto", "xla", "cudnn", "triton", "mosaic"]
 """`auto`: the fastest proven one of this machine that does exactly what is asked; docs/kernels.md has the table."""
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = ["sincos_1d", "sincos_2d_centre_crop", "timestep_embedding"]
+
 
 def timestep_embedding(t: Float[Array, " B"], width: int, *, max_period: float = 1e4) -> Float[Array, "B width"]:
     """Sinusoids `[cos(t w_i) | sin(t w_i)]`, w_i = max_period^(-i / (width/2)), in float32 (DDPM; SD3 feeds 1000 t).

@@ -23,6 +23,8 @@ from jaxtyping import Array
 
 from genjax.nn.linear import Axes
 
+__all__ = ["lying_on", "on_own_part"]
+
 Outputs = TypeVar("Outputs", Array, tuple[Array, ...])
 
 

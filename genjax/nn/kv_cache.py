@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+__all__ = ["KVCache", "empty_cache"]
+
 
 class KVCache(NamedTuple):
     """Keys and values of L layers for B rows of at most S tokens."""

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+__all__ = ["POLICIES", "Policy", "Precision", "cast"]
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
