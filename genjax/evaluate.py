@@ -28,6 +28,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measure, show and write, as the words on the command line ask."""
     options, found, task, request = asked("evaluate", argv, Options())
     beside = "out" if is_shipped(found.directory) else found.directory
     out = writable(Path(options.out or beside))

@@ -11,7 +11,7 @@ has any. Norms run over all of a row's coordinates, in float32 at least.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ Critic = Callable[[Float[Array, "B *shape"]], Float[Array, "B *patches"]]
 """A critic whose parameters (and labels) are fixed: scores of examples, row by row."""
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """Something that is added to the critic's loss, per row: (B,). `keys` are one per row."""
 

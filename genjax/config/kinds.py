@@ -111,6 +111,7 @@ def is_open(hint: Any) -> bool:
 
 
 def is_protocol(kind: Any) -> bool:
+    """Whether a type is a protocol, which other kinds conform to without inheriting it."""
     return bool(getattr(kind, "_is_protocol", False))
 
 

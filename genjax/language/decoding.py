@@ -16,7 +16,7 @@ on padding, or on how many tokens a compiled call makes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def generate(
     choose: Choose,
     cache: Any,
     prompts: Int[np.ndarray, "B T"],
-    lengths: Int[np.ndarray, " B"],
+    lengths: Sequence[int] | Int[np.ndarray, " B"],
     keys: Key[Array, " B"],
     *,
     tokens: int,

@@ -27,8 +27,11 @@ def attention(
     *,
     implementation: AttentionImplementation = "auto",
     **options,
-) -> Float[Array, "B T N V"]:
-    """softmax(q k^T / sqrt(H)) v; the options are those of `pallas_kernels.attention` (masks, bias, windows, ...)."""
+) -> Float[Array, "B T N V"] | tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
+    """softmax(q k^T / sqrt(H)) v; the options are those of `pallas_kernels.attention` (masks, bias, windows, ...).
+
+    With `return_residual` also the log of each query's sum of exponentials.
+    """
     options["implementation"] = None if implementation == "auto" else implementation
     if query.ndim != 4:  # A sample without an axis of samples: there is nothing that would be divided for sure.
         return pallas_kernels.attention(query, key, value, **options)
