@@ -4,6 +4,8 @@ The front doors (`train.py`, `sample.py`, `python -m genjax.evaluate`) print its
 everything else that goes wrong is a defect and keeps its traceback.
 """
 
+__all__ = ["InputError"]
+
 
 class InputError(ValueError):
     """Bad input, told in one clear sentence: what was wrong, where, and what is accepted."""

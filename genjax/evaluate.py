@@ -13,6 +13,8 @@ from genjax.runs.directory import is_shipped
 from genjax.runs.outputs import Numbers, say
 from genjax.runs.weights import read_weights
 
+__all__ = ["Options", "main"]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -29,6 +31,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measure, show and write, as the words on the command line ask."""
     options, found, task, request = asked("evaluate", argv, Options())
     beside = "out" if is_shipped(found.directory) else found.directory
     out = writable(Path(options.out or beside))

@@ -3,6 +3,7 @@
 Knows nothing of genjax and can be used alone: `from pallas_kernels import attention`.
 """
 
-from pallas_kernels.dispatch.api import attention as attention
-from pallas_kernels.dispatch.api import scheduled as scheduled
-from pallas_kernels.dot_product_attention.mask import Mask as Mask
+from pallas_kernels.dispatch.api import attention, scheduled
+from pallas_kernels.dot_product_attention.mask import Mask
+
+__all__ = ["Mask", "attention", "scheduled"]

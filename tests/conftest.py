@@ -9,10 +9,20 @@ import os
 import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
+
+# The tests call networks and mathematics with every shape and type checked. Machinery, tasks and configs are left out:
+# their annotations name protocols for the sake of config, and conforming is more than being an instance.
+LEFT_OUT = {"config", "data", "interop", "parallel", "runs", "tasks", "training"}
+CHECKED = sorted({room.parent.name for room in (Path(__file__).parents[1] / "genjax").glob("*/__init__.py")} - LEFT_OUT)
+jaxtyping.Array = jaxtyping.ArrayLike  # numpy's arrays and numbers do as well as JAX's
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
+jaxtyping.install_import_hook([f"genjax.{room}" for room in CHECKED], CHECKER)
 
 DEVICES = 4
 CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
@@ -43,6 +53,14 @@ def share_what_is_compiled(config):
     for name, value in CACHE.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
+
+
+@pytest.fixture
+def unchecked():
+    """For a test that a function itself refuses a shape: without the check that would be faster."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,7 @@ state among its `variables`, and hands `project` to the critic's optimiser throu
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,10 @@ from jaxtyping import Array, Key, PyTree
 from genjax.adversarial import spectral
 from genjax.errors import InputError
 
+__all__ = ["Constraint", "SpectralNorm", "Unconstrained", "WeightClipping", "projected_updates"]
 
+
+@runtime_checkable
 class Constraint(Protocol):
     """What keeps a critic's slope bounded; all methods are pure."""
 

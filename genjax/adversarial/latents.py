@@ -6,6 +6,8 @@ from jaxtyping import Array, Float, Key
 
 from genjax.errors import InputError
 
+__all__ = ["slerp", "truncated_normal"]
+
 
 def truncated_normal(key: Key[Array, ""], shape: tuple[int, ...], limit: float) -> Float[Array, "*shape"]:
     """z ~ N(0, 1) redrawn where |z| > limit (the truncation trick of BigGAN, Brock et al. 2018, section 3.1).

@@ -16,16 +16,30 @@ none overflows: -log s(D) = softplus(-D) and -log(1 - s(D)) = softplus(D).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = [
+    "Hinge",
+    "LeastSquares",
+    "Minimax",
+    "NonSaturating",
+    "Objective",
+    "Relativistic",
+    "Scores",
+    "Wasserstein",
+    "per_row",
+    "wide",
+]
+
 Scores = Float[Array, "B *patches"]
 """A critic's scores of B examples: one each, or one per patch of each (PatchGAN)."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A game: two losses per row, (B,), in float32 at least; scores of patches are averaged after the loss."""
 

@@ -11,7 +11,7 @@ has any. Norms run over all of a row's coordinates, in float32 at least.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,26 @@ from jaxtyping import Array, Float, Key
 
 from genjax.adversarial.objectives import wide
 
+__all__ = [
+    "R1",
+    "R1R2",
+    "R2",
+    "Critic",
+    "GradientPenalty",
+    "LipschitzPenalty",
+    "NoPenalty",
+    "Penalty",
+    "interpolated",
+    "safe_sqrt",
+    "slopes_between",
+    "squared_slopes",
+]
+
 Critic = Callable[[Float[Array, "B *shape"]], Float[Array, "B *patches"]]
 """A critic whose parameters (and labels) are fixed: scores of examples, row by row."""
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """Something that is added to the critic's loss, per row: (B,). `keys` are one per row."""
 

@@ -26,6 +26,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+__all__ = [
+    "Singular",
+    "advance",
+    "as_matrix",
+    "direction",
+    "initial_vectors",
+    "is_kernel",
+    "normalise",
+    "power_iterate",
+    "spectral_norm",
+]
+
 KERNELS = ("kernel", "embedding")
 """Names of the leaves that are normalised; biases and gains are not."""
 
@@ -105,10 +117,12 @@ def normalise(params: Mapping[str, PyTree], vectors: Mapping[str, PyTree]) -> di
 
 
 def is_kernel(name: str, value: PyTree) -> bool:
+    """Whether a parameter of this name is a matrix of a layer, or a stack of places of one."""
     return name in KERNELS and not isinstance(value, Mapping) and jnp.ndim(value) >= 2
 
 
-def as_matrix(kernel: Float[Array, "*rest out"]) -> Float[Array, "rest out"]:
+def as_matrix(kernel: Float[Array, "*rest out"]) -> Float[Array, "inputs out"]:
+    """The matrix of a kernel whose last axis is that of the outputs."""
     return kernel.reshape(-1, kernel.shape[-1])
 
 

@@ -24,6 +24,20 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 
+__all__ = [
+    "Assignment",
+    "Entropic",
+    "Potentials",
+    "assignment",
+    "c_transform",
+    "distances",
+    "dual",
+    "lower_bound",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sorted_wasserstein",
+]
+
 
 class Assignment(NamedTuple):
     """The cheapest permutation: x_i goes to y[partner[i]]; `cost` is the mean over i."""
@@ -135,7 +149,7 @@ def lower_bound(
 
 
 def sinkhorn(
-    costs: Float[Array, "N M"], epsilon: float, *, tolerance: float = 1e-6, iterations: int = 10_000
+    costs: Float[Array, "N M"], epsilon: float | Float[Array, ""], *, tolerance: float = 1e-6, iterations: int = 10_000
 ) -> Entropic:
     """The entropic optimum between uniform weights, in the log domain.
 
@@ -176,7 +190,12 @@ def sinkhorn(
 
 
 def sinkhorn_divergence(
-    x: Float[Array, "N D"], y: Float[Array, "M D"], epsilon: float, *, power: float = 1.0, tolerance: float = 1e-6
+    x: Float[Array, "N D"],
+    y: Float[Array, "M D"],
+    epsilon: float | Float[Array, ""],
+    *,
+    power: float = 1.0,
+    tolerance: float = 1e-6,
 ) -> Float[Array, ""]:
     """S(x, y) = V(x, y) - V(x, x) / 2 - V(y, y) / 2 of entropic values V: 0 for equal sets, and never below.
 

@@ -31,6 +31,8 @@ from genjax.config.record import allowed
 from genjax.config.tree import MISSING, Value, children, choose, frozen, is_node, kind_of, leaves, place, walk
 from genjax.errors import InputError
 
+__all__ = ["parse", "parse_with", "parse_with_config", "run"]
+
 Options = TypeVar("Options")
 
 

@@ -16,6 +16,8 @@ from genjax.config.record import look_in
 from genjax.config.tree import children, frozen, is_node, is_record
 from genjax.errors import InputError
 
+__all__ = ["load", "packages_of"]
+
 
 def load(spec: str) -> tuple[Any, str]:
     """The config that `FILE[:VARIANT]` names, and a name for its runs: `configs/sd3.py:nano` is `sd3-nano`."""

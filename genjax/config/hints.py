@@ -9,6 +9,20 @@ from typing import Annotated, Any, Literal
 
 from genjax.errors import InputError
 
+__all__ = [
+    "MAPPINGS",
+    "TUPLES",
+    "UNIONS",
+    "alternatives",
+    "did_you_mean",
+    "in_words",
+    "item_hint",
+    "join",
+    "refusal",
+    "same_spelling",
+    "shown",
+]
+
 UNIONS = (typing.Union, types.UnionType)
 TUPLES = (tuple, collections.abc.Sequence)
 MAPPINGS = (dict, collections.abc.Mapping)

@@ -29,6 +29,26 @@ import flax.linen as nn
 from genjax.config.hints import alternatives, did_you_mean, join, same_spelling
 from genjax.errors import InputError
 
+__all__ = [
+    "GENJAX",
+    "Field",
+    "Room",
+    "conforms",
+    "construct",
+    "dataclass_named",
+    "fields",
+    "is_open",
+    "is_protocol",
+    "kind_named",
+    "kinds",
+    "lacking",
+    "members",
+    "room",
+    "takes_kinds",
+    "takes_words",
+    "type_name",
+]
+
 GENJAX = ("genjax.",)
 """Prefixes of the names of the types that are accepted wherever nothing else is said."""
 
@@ -91,6 +111,7 @@ def is_open(hint: Any) -> bool:
 
 
 def is_protocol(kind: Any) -> bool:
+    """Whether a type is a protocol, which other kinds conform to without inheriting it."""
     return bool(getattr(kind, "_is_protocol", False))
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from genjax.config.hints import join
 from genjax.errors import InputError
 
+__all__ = ["moved_fields", "moved_type"]
+
 MOVED: dict[str, str] = {
     "genjax.training.loop.Train": "genjax.training.task.Train",
     "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",

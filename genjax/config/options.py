@@ -23,6 +23,8 @@ from genjax.config.tree import MISSING, Value, children, is_node, kind_of
 from genjax.config.values import typed
 from genjax.errors import InputError
 
+__all__ = ["kind_name", "print_help", "value_of"]
+
 
 def value_of(name: str, words: Sequence[str], leaf: Value) -> Any:
     """The value that `words` spell for a leaf. Raises `InputError` for words that do not fit its type."""

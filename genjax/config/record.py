@@ -22,6 +22,8 @@ from genjax.config.tree import children, is_record
 from genjax.config.values import hashable, typed
 from genjax.errors import InputError
 
+__all__ = ["allowed", "differences", "from_dict", "look_in", "read", "save", "to_dict"]
+
 
 def allowed(packages: str | Sequence[str] | None) -> tuple[str, ...]:
     """The prefixes `allow` of the types of genjax and of `packages`, such as the option `--allow my_package` names.

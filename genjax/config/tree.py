@@ -18,6 +18,23 @@ from genjax.config.kinds import GENJAX, construct, fields, kind_named, takes_kin
 from genjax.config.values import FrozenDict, typed
 from genjax.errors import InputError
 
+__all__ = [
+    "MISSING",
+    "Draft",
+    "Value",
+    "children",
+    "choose",
+    "frozen",
+    "is_node",
+    "is_record",
+    "kind_of",
+    "leaves",
+    "may_change",
+    "override",
+    "place",
+    "walk",
+]
+
 Config = TypeVar("Config")
 
 
@@ -65,10 +82,12 @@ def walk(node: Any, hint: Any = Any, prefix: str = "") -> Iterable[tuple[str, Va
 
 
 def is_record(value: Any) -> bool:
+    """Whether a value is a dataclass, or the draft of one."""
     return isinstance(value, Draft) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
 def is_node(value: Any) -> bool:
+    """Whether a value has fields or entries of its own that a dotted name can lead to."""
     if isinstance(value, Mapping):
         return bool(value) and all(isinstance(key, str) for key in value)
     return is_record(value) or (isinstance(value, tuple) and any(map(is_record, value)))

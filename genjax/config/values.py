@@ -13,6 +13,8 @@ from genjax.config.hints import MAPPINGS, TUPLES, UNIONS, item_hint, refusal
 from genjax.config.kinds import conforms, construct, is_protocol, kind_named, takes_kinds, takes_words
 from genjax.errors import InputError
 
+__all__ = ["FrozenDict", "hashable", "typed"]
+
 
 class FrozenDict(Mapping):
     """A dict that does not change, and so has a hash; equal to a dict of the same items."""

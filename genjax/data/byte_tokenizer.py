@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+__all__ = ["ByteTokenizer"]
+
 
 @dataclass(frozen=True)
 class ByteTokenizer:

@@ -8,6 +8,8 @@ from pathlib import PurePath
 
 from genjax.errors import InputError
 
+__all__ = ["DIGIT_NAMES", "PARSERS", "TEMPLATES", "captions_for", "captions_of_record", "parse_captions"]
+
 TEMPLATES = ("a handwritten {name}", "the digit {name}", "a scan of a {name}", "{name}")
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -21,6 +21,20 @@ from jaxtyping import Float
 from genjax.data.examples import Examples, Split
 from genjax.errors import InputError
 
+__all__ = [
+    "Blurred",
+    "Checkerboard",
+    "EightGaussians",
+    "Modes",
+    "Pinwheel",
+    "PlaneDensity",
+    "PointExample",
+    "Rings",
+    "TwentyFiveGaussians",
+    "TwoMoons",
+    "grid_entropy",
+]
+
 # Which points are drawn is part of a result: it never follows the seed of a run.
 SEEDS = {"train": 0, "test": 1}
 # Quadrature nodes lie this many to a standard deviation; Gauss-Legendre nodes are nowhere more than pi/2 as far apart.

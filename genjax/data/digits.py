@@ -12,6 +12,8 @@ import numpy as np
 from genjax.data.captions import DIGIT_NAMES, captions_for
 from genjax.data.examples import Examples, ImageExample, Split
 
+__all__ = ["Digits"]
+
 TEST_FRACTION = 0.3
 SPLIT_RANDOM_STATE = 0
 LEVELS = 16

@@ -31,6 +31,8 @@ from genjax.data.examples import Examples, ImageExample, Split
 from genjax.data.images import to_unit_range
 from genjax.errors import InputError
 
+__all__ = ["Emoji", "Picture", "cache_file", "draw", "part_of"]
+
 ATTRIBUTION = "All emojis designed by OpenMoji - the open-source emoji and icon project. License: CC BY-SA 4.0"
 """The credit that goes with every picture of this dataset, and with every picture made from one."""
 

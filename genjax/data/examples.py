@@ -9,6 +9,8 @@ import numpy as np
 
 from genjax.errors import InputError
 
+__all__ = ["Dataset", "Examples", "ImageExample", "LabelledImages", "OnBad", "Split", "existing_path", "split_items"]
+
 Split = Literal["train", "test"]
 OnBad = Literal["error", "skip"]
 Item = TypeVar("Item")

@@ -10,6 +10,8 @@ from genjax.data.images import SUFFIXES
 from genjax.data.pairs import Blob, Pair, Pairs
 from genjax.errors import InputError
 
+__all__ = ["ImageFolder"]
+
 METADATA = "metadata.jsonl"
 
 

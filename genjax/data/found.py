@@ -13,6 +13,8 @@ from genjax.data.pairs import PairOptions, Pairs
 from genjax.data.shards import WebDataset
 from genjax.errors import InputError
 
+__all__ = ["Images"]
+
 
 @dataclass(frozen=True)
 class Images(PairOptions):

@@ -18,6 +18,8 @@ from genjax.data.examples import Examples, ImageExample, Split, existing_path
 from genjax.data.images import to_unit_range
 from genjax.errors import InputError
 
+__all__ = ["Idx", "read_idx"]
+
 PREFIXES = {"train": "train", "test": "t10k"}
 # Dimensions of each kind of file, which its name and its magic number repeat.
 KINDS = {"images": 3, "labels": 1}

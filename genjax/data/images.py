@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 
 from genjax.errors import InputError
 
+__all__ = ["MODES", "SUFFIXES", "decode", "random_flip", "to_unit_range"]
+
 # The file name suffixes taken for images, and the Pillow decoders that may open them.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")

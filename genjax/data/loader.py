@@ -21,6 +21,8 @@ import numpy as np
 from genjax.data.examples import Examples
 from genjax.errors import InputError
 
+__all__ = ["Batch", "Loader", "Transform"]
+
 Record = TypeVar("Record")
 Transform = Callable[[Record, np.random.Generator], Mapping[str, Any]]
 Batch = dict[str, np.ndarray]

@@ -12,6 +12,8 @@ from genjax.data.examples import Examples, ImageExample, Split, existing_path, s
 from genjax.data.images import to_unit_range
 from genjax.errors import InputError
 
+__all__ = ["Npz"]
+
 EXPECTED = "an .npz file with the arrays images and captions"
 NAMES = ("images", "captions", "labels")
 

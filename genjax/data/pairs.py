@@ -13,6 +13,8 @@ from genjax.data.examples import Examples, ImageExample, OnBad, Split, split_ite
 from genjax.data.images import MODES, decode, random_flip
 from genjax.errors import InputError
 
+__all__ = ["Blob", "Pair", "PairOptions", "Pairs"]
+
 
 class Blob(NamedTuple):
     """Bytes on disk: a whole file, or `size` bytes at `offset` of it (a member of a tar)."""

@@ -16,6 +16,8 @@ from genjax.data.images import SUFFIXES
 from genjax.data.pairs import Blob, Pair, Pairs
 from genjax.errors import InputError
 
+__all__ = ["WebDataset"]
+
 EXPECTED = "a .tar shard, a folder of them, or a pattern like shards/*.tar"
 
 

@@ -26,6 +26,8 @@ from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.examples import Examples, Split, existing_path
 from genjax.errors import InputError
 
+__all__ = ["Document", "Packed", "Text"]
+
 EXPECTED = "a text file, a folder of them, or a .jsonl file"
 PADDING = -1
 """Segment of tokens that belong to no document."""

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+__all__ = ["ConditionalDenoiser", "classifier_free_guidance"]
+
 ConditionalDenoiser = Callable[[Array, Array, PyTree], Array]
 
 

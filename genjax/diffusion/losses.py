@@ -1,4 +1,7 @@
-"""The denoising loss: the squared error of a prediction at a noised sample (SD3, equation 2 and section 2)."""
+"""The denoising loss: the squared error of a prediction at a noised sample.
+
+(SD3, Esser et al. 2024, arXiv:2403.03206, equation 2 and section 2.)
+"""
 
 from collections.abc import Callable
 
@@ -7,6 +10,8 @@ from jaxtyping import Array, Float
 
 from genjax.diffusion.predictions import Prediction
 from genjax.diffusion.process import Process, noised
+
+__all__ = ["denoising_loss"]
 
 
 def denoising_loss(

@@ -9,13 +9,19 @@ A process is just the two functions; everything else follows, with derivatives b
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["Coefficients", "Process", "RectifiedFlow", "Times", "coefficients", "like", "log_snr", "noised", "velocity"]
 
+Times = Float[Array, " B"] | Float[Array, ""]
+"""A time for each sample, or one for all."""
+
+
+@runtime_checkable
 class Process(Protocol):
     """What a noise process is: two smooth functions of time, elementwise."""
 
@@ -53,24 +59,26 @@ def coefficients(process: Process, t: Float[Array, "*shape"]) -> Coefficients:
 
 
 def noised(
-    process: Process, x_0: Float[Array, "B *shape"], eps: Float[Array, "B *shape"], t: Float[Array, " B"]
+    process: Process, x_0: Float[Array, "B *shape"], eps: Float[Array, "B *shape"], t: Times
 ) -> Float[Array, "B *shape"]:
-    """x_t = alpha(t) x_0 + sigma(t) eps, with a time of its own for each sample."""
+    """x_t = alpha(t) x_0 + sigma(t) eps, with a time (B,) for each sample, or one time () for all."""
     t = like(t, x_0)
     return process.alpha(t) * x_0 + process.sigma(t) * eps
 
 
-def velocity(process: Process, x_0: Array, eps: Array, t: Float[Array, " B"]) -> Array:
+def velocity(
+    process: Process, x_0: Float[Array, "B *shape"], eps: Float[Array, "B *shape"], t: Times
+) -> Float[Array, "B *shape"]:
     """dx_t/dt = alpha'(t) x_0 + sigma'(t) eps, along the path through (x_0, eps)."""
     c = coefficients(process, like(t, x_0))
     return c.d_alpha * x_0 + c.d_sigma * eps
 
 
-def log_snr(process: Process, t: Array) -> Array:
+def log_snr(process: Process, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """lambda(t) = log(alpha / sigma), half of the log signal-to-noise ratio; infinite at the ends of a path."""
     return jnp.log(process.alpha(t)) - jnp.log(process.sigma(t))
 
 
-def like(t: Float[Array, " B"], x: Float[Array, "B *shape"]) -> Float[Array, "B *ones"]:
+def like(t: Times, x: Float[Array, "B *shape"]) -> Float[Array, "*ones"]:
     """Times (B,), or one time (), with the axes that make them broadcast against x."""
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))

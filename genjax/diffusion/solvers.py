@@ -16,7 +16,7 @@ limit. Steps of equal time never become small in log-SNR there: on a whole path 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,12 @@ from genjax.diffusion.predictions import Denoised
 from genjax.diffusion.process import Process, log_snr, velocity
 from genjax.diffusion.times import shifted
 
+__all__ = ["DPMpp2M", "Denoiser", "Euler", "Heun", "MultistepState", "Solver", "integrate", "sampling_times"]
+
 Denoiser = Callable[[Array, Array], Denoised]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """An integrator; `evaluations_per_step` counts calls of the denoiser (NFE without guidance)."""
 
@@ -62,7 +65,9 @@ def integrate(
     return jnp.concatenate([x[None], visited]) if trajectory else solver.finalise(state)
 
 
-def sampling_times(steps: int, *, shift: float = 1.0, spacing: Literal["uniform", "sd3"] = "uniform") -> np.ndarray:
+def sampling_times(
+    steps: int, *, shift: float = 1.0, spacing: Literal["uniform", "sd3"] = "uniform"
+) -> Float[np.ndarray, " times"]:
     """steps + 1 times from 1 to 0, float64, shifted towards noise by `shift` (SD3, equation 23).
 
     `sd3` is the table of the released SD3 code and of diffusers, which stores its smallest time (1/1000) after shifting

@@ -1,4 +1,4 @@
-"""Densities of the training time t in (0, 1), sampled continuously (SD3, section 3.1).
+"""Densities of the training time t in (0, 1), sampled continuously (SD3, Esser et al. 2024, section 3.1).
 
 Each is given by its quantile function, so that t = quantile(u) with u uniform, and by its density; for all of them
 density(quantile(u)) * quantile'(u) = 1. t = 1 is noise. All four have their mass symmetric about 1/2 (LogitNormal for
@@ -7,7 +7,7 @@ mean 0; a positive mean puts more of it on the noisy side).
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ from jaxtyping import Array, Float
 
 from genjax.errors import InputError
 
+__all__ = ["CosMap", "LogitNormal", "Mode", "TimeDensity", "Uniform", "shifted"]
 
+
+@runtime_checkable
 class TimeDensity(Protocol):
     """A distribution over training times."""
 

@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genjax.errors import InputError
 
+__all__ = ["FIELDS", "StateDict", "from_transformers", "sizes_from_config", "to_transformers"]
+
 StateDict = Mapping[str, np.ndarray]
 
 OUTSIDE = [  # genjax, transformers

@@ -23,6 +23,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from genjax.errors import InputError
 from genjax.nn.embeddings import sincos_2d_centre_crop
 
+__all__ = [
+    "Entry",
+    "Layout",
+    "StateDict",
+    "from_diffusers",
+    "from_original",
+    "sizes_from_diffusers",
+    "sizes_from_original",
+    "to_diffusers",
+    "to_original",
+]
+
 StateDict = Mapping[str, np.ndarray]
 
 OUTSIDE = [  # genjax, diffusers, original

@@ -14,6 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genjax.errors import InputError
 
+__all__ = ["read_flat", "read_tree", "write_tree"]
+
 
 def write_tree(path: str | Path, tree: Mapping, metadata: Mapping[str, str] | None = None) -> None:
     """Write a nested dict of arrays; a reader sees the old file or the whole new one, never a part of it."""

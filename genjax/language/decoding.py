@@ -16,7 +16,7 @@ on padding, or on how many tokens a compiled call makes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genjax.errors import InputError
+
+__all__ = [
+    "Choose",
+    "Decoding",
+    "Network",
+    "TokenSampler",
+    "advance",
+    "generate",
+    "min_p",
+    "prefill",
+    "row_keys",
+    "temperature",
+    "top_k",
+    "top_p",
+]
 
 Network = Callable[..., tuple[Array, Any]]
 Choose = Callable[[Array, Array], Array]
@@ -158,7 +173,7 @@ def generate(
     choose: Choose,
     cache: Any,
     prompts: Int[np.ndarray, "B T"],
-    lengths: Int[np.ndarray, " B"],
+    lengths: Sequence[int] | Int[np.ndarray, " B"],
     keys: Key[Array, " B"],
     *,
     tokens: int,

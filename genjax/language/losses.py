@@ -1,4 +1,4 @@
-r"""The loss of language models: how surprised they are by each next token, in nats.
+r"""The loss of language models (Bengio et al. 2003, section 2): how surprised they are by each next token, in nats.
 
     loss_t = log sum_v exp(z_tv) - z_t,y        y = token_{t+1}, where it is of the same document as token_t
 
@@ -10,6 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+__all__ = ["bits_per_byte", "cross_entropy", "next_token_loss", "shifted_targets"]
 
 
 def shifted_targets(

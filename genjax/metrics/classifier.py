@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+__all__ = ["Classifier", "train_classifier"]
+
 Classifier = Callable[[Float[np.ndarray, "N *shape"]], Int[np.ndarray, " N"]]
 
 

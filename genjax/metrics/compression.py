@@ -3,6 +3,8 @@
 import gzip
 import lzma
 
+__all__ = ["compressed_bits_per_byte"]
+
 
 def compressed_bits_per_byte(data: bytes) -> dict[str, float]:
     """Compressed bits for each byte of `data`, in one stream, by gzip -9 and by xz -9e (containers included)."""

@@ -14,6 +14,8 @@ from jaxtyping import Float
 
 from genjax.errors import InputError
 
+__all__ = ["Gaussian", "frechet_distance", "gaussian_frechet_distance", "gaussian_statistics"]
+
 
 class Gaussian(NamedTuple):
     """The mean (D,) and covariance (D, D) of a set of features, float64."""

@@ -1,17 +1,17 @@
 """Distances to nearest neighbours: how far each sample lies from a set, to tell invention from memory."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from genjax.errors import InputError
+
+__all__ = ["nearest_distances"]
 
 BLOCK = 1024
 """Queries compared at a time: memory is BLOCK x M."""
 
 
-def nearest_distances(
-    queries: Float[np.ndarray, "N D"], references: Float[np.ndarray, "M D"]
-) -> Float[np.ndarray, " N"]:
+def nearest_distances(queries: Num[np.ndarray, "N D"], references: Num[np.ndarray, "M D"]) -> Float[np.ndarray, " N"]:
     """The Euclidean distance from each query to the nearest reference, float64.
 
     Raises InputError when there is no reference, and when the widths differ.

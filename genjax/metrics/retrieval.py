@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 from genjax.errors import InputError
 
+__all__ = ["retrieval_accuracy"]
+
 
 def retrieval_accuracy(
     image_features: Float[np.ndarray, "N D"], text_features: Float[np.ndarray, "N D"], *, among: int = 50, seed: int = 0

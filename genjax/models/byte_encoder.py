@@ -16,6 +16,8 @@ from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import MLP, dense_init
 from genjax.nn.norms import layer_norm
 
+__all__ = ["ByteEncoder", "EncoderBlock"]
+
 
 class ByteEncoder(nn.Module):
     """A pre-norm transformer encoder over at most `max_length` bytes."""

@@ -16,6 +16,8 @@ from genjax.models.generators import check_label
 from genjax.nn.linear import Conv, Embedding, Linear
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
 
+__all__ = ["DCGANCritic", "MLPCritic", "ResNetCritic", "Score"]
+
 
 class MLPCritic(nn.Module):
     """Scores of points (or of anything, flattened): `apply({"params": p}, x (B, ...), label or None)` returns (B,)."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from genjax.nn.attention import AttentionImplementation, attention
@@ -24,6 +25,8 @@ from genjax.nn.linear import STACKED, Embedding, Linear, with_axes
 from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
 from genjax.nn.rotary import angles, positions_in_segments, rotary
+
+__all__ = ["Decoder", "DecoderBlock", "Head", "embedding_init", "linear_init"]
 
 linear_init = nn.initializers.lecun_normal()
 embedding_init = nn.initializers.normal(0.02)
@@ -136,7 +139,7 @@ class Decoder(nn.Module):
         return self.head(hidden)
 
     @nn.nowrap
-    def empty_cache(self, batch: int, capacity: int, dtype: jnp.dtype = jnp.float32) -> KVCache:
+    def empty_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> KVCache:
         """A cache for rows of at most `capacity` tokens; keys and values are stored in `dtype`."""
         return empty_cache(self.depth, batch, capacity, self.num_kv_heads, self.head_dim, dtype)
 

@@ -15,6 +15,8 @@ from genjax.nn.linear import Conv, Linear
 from genjax.nn.mlp import dense_init
 from genjax.nn.norms import layer_norm
 
+__all__ = ["ImageText"]
+
 FIRST_TEMPERATURE = 0.07
 # CLIP clips its logit scale at 100: nearer to zero the loss has gradients that training cannot follow.
 LEAST_TEMPERATURE = 0.01

@@ -28,6 +28,8 @@ from genjax.nn.modulation import AdaLN
 from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
 from genjax.nn.remat import RematPolicy, rematerialise
 
+__all__ = ["JointBlock", "MMDiT", "Projections", "Stream", "patchify", "unpatchify"]
+
 
 class MMDiT(nn.Module):
     """Predicts the velocity (or whatever it is trained for) of noisy images from time and text.

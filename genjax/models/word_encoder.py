@@ -24,6 +24,8 @@ from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import dense_init
 from genjax.nn.norms import layer_norm
 
+__all__ = ["WordEncoder", "word_id", "words"]
+
 PUNCTUATION = string.punctuation + "‘’“”«»…–—¡¿"
 IDS = 2**31 - 1
 

@@ -14,6 +14,8 @@ import pallas_kernels
 from genjax.nn.island import on_own_part
 from genjax.nn.linear import Axes
 
+__all__ = ["AttentionImplementation", "attention"]
+
 AttentionImplementation = Literal["auto", "xla", "cudnn", "triton", "mosaic"]
 """`auto`: the fastest proven one of this machine that does exactly what is asked; docs/kernels.md has the table."""
 
@@ -25,8 +27,11 @@ def attention(
     *,
     implementation: AttentionImplementation = "auto",
     **options,
-) -> Float[Array, "B T N V"]:
-    """softmax(q k^T / sqrt(H)) v; the options are those of `pallas_kernels.attention` (masks, bias, windows, ...)."""
+) -> Float[Array, "B T N V"] | tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
+    """softmax(q k^T / sqrt(H)) v; the options are those of `pallas_kernels.attention` (masks, bias, windows, ...).
+
+    With `return_residual` also the log of each query's sum of exponentials.
+    """
     options["implementation"] = None if implementation == "auto" else implementation
     if query.ndim != 4:  # A sample without an axis of samples: there is nothing that would be divided for sure.
         return pallas_kernels.attention(query, key, value, **options)

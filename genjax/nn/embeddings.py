@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = ["sincos_1d", "sincos_2d_centre_crop", "timestep_embedding"]
+
 
 def timestep_embedding(t: Float[Array, " B"], width: int, *, max_period: float = 1e4) -> Float[Array, "B width"]:
     """Sinusoids `[cos(t w_i) | sin(t w_i)]`, w_i = max_period^(-i / (width/2)), in float32 (DDPM; SD3 feeds 1000 t).
@@ -20,14 +22,16 @@ def timestep_embedding(t: Float[Array, " B"], width: int, *, max_period: float =
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def sincos_1d(positions: np.ndarray, width: int) -> np.ndarray:
+def sincos_1d(positions: Float[np.ndarray, "*shape"], width: int) -> Float[np.ndarray, "*shape width"]:
     """`[sin(p w_i) | cos(p w_i)]`, w_i = 10000^(-i / (width/2)): shape positions.shape + (width,), float64."""
     frequencies = 1e4 ** (-np.arange(width // 2, dtype=np.float64) / (width // 2))
     angles = np.asarray(positions, np.float64)[..., None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
 
-def sincos_2d_centre_crop(height: int, width: int, channels: int, *, max_size: int, base_size: int) -> np.ndarray:
+def sincos_2d_centre_crop(
+    height: int, width: int, channels: int, *, max_size: int, base_size: int
+) -> Float[np.ndarray, "tokens channels"]:
     """SD3's position embedding of a `height` x `width` grid of tokens, float32 (height * width, channels), row-major.
 
     Positions are those of the centre of a `max_size` x `max_size` grid whose unit is scaled so that `base_size` tokens

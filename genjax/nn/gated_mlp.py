@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from genjax.nn.linear import Linear
 
+__all__ = ["GatedMLP"]
+
 
 class GatedMLP(nn.Module):
     """down(silu(gate x) * up x), without biases."""

@@ -19,16 +19,18 @@ from typing import TypeVar
 import jax
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from genjax.nn.linear import Axes
+
+__all__ = ["lying_on", "on_own_part"]
 
 Outputs = TypeVar("Outputs", Array, tuple[Array, ...])
 
 
 def on_own_part(
     function: Callable[..., Outputs],
-    arguments: Sequence[Array],
+    arguments: Sequence[Shaped[Array, "..."]],
     axes: Sequence[Axes],
     out_axes: Axes | tuple[Axes, ...],
 ) -> Outputs:
@@ -55,7 +57,7 @@ def on_own_part(
     )(*arguments)
 
 
-def lying_on(x: Array, axes: Axes) -> Array:
+def lying_on(x: Shaped[Array, "*shape"], axes: Axes) -> Shaped[Array, "*shape"]:
     """x, told to XLA to be divided along the axes that have names, where the mesh divides them: the same numbers.
 
     XLA finds out by itself how to divide a program, from where its inputs lie. This keeps it from dividing the width of

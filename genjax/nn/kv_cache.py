@@ -8,7 +8,10 @@ tokens (the padding of a short prompt, a refused draft) is to set the length bac
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+__all__ = ["KVCache", "empty_cache"]
 
 
 class KVCache(NamedTuple):
@@ -44,7 +47,7 @@ class KVCache(NamedTuple):
 
 
 def empty_cache(
-    layers: int, batch: int, capacity: int, kv_heads: int, head_dim: int, dtype: jnp.dtype = jnp.float32
+    layers: int, batch: int, capacity: int, kv_heads: int, head_dim: int, dtype: DTypeLike = jnp.float32
 ) -> KVCache:
     """A cache that holds nothing yet."""
     shape = (layers, batch, capacity, kv_heads, head_dim)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from flax import linen as nn
 from flax.core import meta
 
+__all__ = ["STACKED", "Axes", "Conv", "ConvTranspose", "Embedding", "Linear", "with_axes"]
+
 Axes = tuple[str | None, ...]
 """A logical name, or None, for every axis of an array."""
 

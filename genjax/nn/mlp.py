@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from genjax.nn.linear import Linear
 
+__all__ = ["MLP", "dense_init"]
+
 dense_init = nn.initializers.xavier_uniform()
 """Initialiser of every linear layer of the diffusion transformers here (DiT: Xavier uniform, bias 0)."""
 

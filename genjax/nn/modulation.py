@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from genjax.nn.island import lying_on
 from genjax.nn.linear import Linear
 
+__all__ = ["AdaLN"]
+
 
 class AdaLN(nn.Module):
     """The `pieces` modulation vectors of a block, each (B, 1, width), from a condition (B, C)."""

@@ -13,6 +13,8 @@ from genjax.nn.island import on_own_part
 from genjax.nn.linear import Axes, with_axes
 from pallas_kernels.neighbours import norm
 
+__all__ = ["RMSNorm", "layer_norm", "residual_layer_norm"]
+
 
 def layer_norm(
     x: Float[Array, "*batch D"],

@@ -5,6 +5,8 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
+__all__ = ["RematPolicy", "rematerialise"]
+
 RematPolicy = Literal["none", "dots", "attention", "full"]
 
 _SAVEABLE = {

@@ -13,6 +13,8 @@ from jaxtyping import Array, Int
 from pallas_kernels.neighbours.rotary import angles as angles
 from pallas_kernels.neighbours.rotary import rotary as rotary
 
+__all__ = ["positions_in_segments"]
+
 
 def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Positions of packed rows: they start at 0 with every new segment, which is a run of one id."""

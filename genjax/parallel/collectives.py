@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+__all__ = ["all_reduce", "ring_all_reduce"]
+
 
 def all_reduce(tree: PyTree[Array], axis: str, algorithm: Literal["psum", "ring"] = "psum") -> PyTree[Array]:
     """The sum of `tree` over the devices of a mesh axis, on all of them; float32 leaves."""

@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+__all__ = ["Agreement", "own_copy", "whole"]
+
 
 def whole(tree: PyTree[Any]) -> PyTree[np.ndarray]:
     """The arrays of a tree as numpy arrays, on every process; all processes must call it, with the same tree.

@@ -10,6 +10,8 @@ import sys
 
 import jax
 
+__all__ = ["keep_freed_memory"]
+
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

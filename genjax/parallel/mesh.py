@@ -22,6 +22,19 @@ from jaxtyping import PyTree
 
 from genjax.errors import InputError
 
+__all__ = [
+    "BATCH_AXES",
+    "FSDP_AXIS",
+    "TENSOR_AXIS",
+    "Mesh",
+    "batch_sharding",
+    "batch_shards",
+    "batch_share",
+    "replicated",
+    "shard_batch",
+    "wait_for_all",
+]
+
 AXES = DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = ("data", "fsdp", "tensor")
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 """The axes over which the rows of a batch are divided."""

@@ -27,6 +27,18 @@ from jaxtyping import PyTree
 
 from genjax.parallel.mesh import BATCH_AXES, FSDP_AXIS, TENSOR_AXIS, replicated
 
+__all__ = [
+    "RULES",
+    "Axes",
+    "bytes_per_device",
+    "divided_over",
+    "logical_axes",
+    "mirrored",
+    "spec",
+    "state_shardings",
+    "unbox",
+]
+
 Axes = tuple[str | None, ...]
 
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+__all__ = ["info_nce"]
+
 
 def info_nce(
     image: Float[Array, "B D"],

@@ -14,6 +14,8 @@ from genjax.errors import InputError
 from genjax.runs.directory import RUNS, Found, find_run, shipped_runs, trained_runs
 from genjax.runs.outputs import Door, Request
 
+__all__ = ["Asked", "asked", "show_runs", "writable"]
+
 
 class Asked(NamedTuple):
     """The options of the door, the run, its task, and what is asked of it."""

@@ -18,6 +18,8 @@ from jaxtyping import PyTree
 
 from genjax.errors import InputError
 
+__all__ = ["Checkpoint", "Checkpoints", "Restored", "fingerprint"]
+
 log = logging.getLogger(__name__)
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from genjax import config
 from genjax.errors import InputError
 
+__all__ = ["RUNS", "Found", "Refusal", "find_run", "is_shipped", "open_run", "shipped_runs", "trained_runs"]
+
 RUNS = Path("runs")
 """Where runs are looked for."""
 

@@ -19,6 +19,8 @@ from rich.table import Table
 from genjax.runs import pictures
 from genjax.runs.parts import Parts
 
+__all__ = ["Door", "Events", "Frames", "Images", "Numbers", "Output", "Request", "Text", "say"]
+
 Door = Literal["sample", "evaluate", "preview"]
 """Who asks: sample.py, python -m genjax.evaluate, or the training loop."""
 

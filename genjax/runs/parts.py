@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, PyTree
 
+__all__ = ["Parts"]
+
 
 class Parts(NamedTuple):
     """The parts of a system, three nested dicts of arrays."""

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+__all__ = ["grid", "save_gif", "save_png", "to_uint8"]
+
 
 def to_uint8(images: Float[np.ndarray, "*batch H W C"]) -> UInt8[np.ndarray, "*batch H W C"]:
     """[-1, 1] to 0..255, rounded; values outside are clipped."""

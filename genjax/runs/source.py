@@ -14,6 +14,8 @@ from genjax.runs.directory import find_run
 from genjax.runs.parts import Parts
 from genjax.runs.weights import misfit, read_weights
 
+__all__ = ["Source"]
+
 
 @dataclass(frozen=True)
 class Source:

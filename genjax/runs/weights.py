@@ -16,6 +16,8 @@ from genjax.parallel.rules import unbox
 from genjax.runs.checkpoints import Checkpoints
 from genjax.runs.parts import Parts
 
+__all__ = ["FILES", "misfit", "read_part", "read_weights", "trained_item", "write_part"]
+
 FILES = Parts("model.safetensors", "fixed.safetensors", "variables.safetensors")
 """Where each of the parts lies in a run directory once it is finished; `fixed` lies there from the start."""
 

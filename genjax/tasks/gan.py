@@ -34,6 +34,8 @@ from genjax.training.players import Player
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import Sums, Task, keyed
 
+__all__ = ["GAN", "Projected"]
+
 
 @dataclass(frozen=True)
 class Projected:

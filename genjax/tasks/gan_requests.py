@@ -21,6 +21,8 @@ from genjax.runs.parts import Parts
 from genjax.tasks.image_evaluation import image_figures, labelled_images
 from genjax.tasks.plane import scatter
 
+__all__ = ["DrawSamples", "JudgePictures", "JudgePoints", "real_points"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawSamples:

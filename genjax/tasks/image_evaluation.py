@@ -19,6 +19,8 @@ from genjax.metrics.classifier import train_classifier
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import nearest_distances
 
+__all__ = ["image_figures", "labelled_images"]
+
 
 def image_figures(
     data: LabelledImages, samples: Float[np.ndarray, "N H W C"], labels: Int[np.ndarray, " N"] | None

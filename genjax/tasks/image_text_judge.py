@@ -20,6 +20,8 @@ from genjax.models.image_text import ImageText
 from genjax.parallel.rules import unbox
 from genjax.representation.contrastive import info_nce
 
+__all__ = ["Judge", "real_pictures", "train_judge"]
+
 LEARNING_RATE = 2e-3
 # Pictures are seen with this much noise, so that the judge does not hang on single pixels.
 NOISE = 0.1

@@ -28,6 +28,8 @@ from genjax.runs.parts import Parts
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
+__all__ = ["LanguageModel", "MeasureText", "WriteText", "held_out_nats"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(Task):

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["scatter"]
+
 
 def scatter(
     points: Float[np.ndarray, "N 2"], beneath: Float[np.ndarray, "M 2"] | None = None, *, side: int = 512

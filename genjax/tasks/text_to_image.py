@@ -35,6 +35,8 @@ from genjax.tasks.image_evaluation import image_figures
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task, keyed
 
+__all__ = ["DrawImages", "DrawPreview", "JudgeImages", "Sampler", "TextToImage", "prompts_in_turn"]
+
 
 @dataclass(frozen=True)
 class Sampler:

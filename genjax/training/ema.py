@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+__all__ = ["ema_decay", "update_ema"]
+
 
 def ema_decay(updates: Int[Array, ""], longest: float) -> Array:
     """Decay of the next average after `updates` of them: min(longest, (1 + n) / (10 + n)).

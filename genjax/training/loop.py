@@ -33,6 +33,8 @@ from genjax.training.task import Task
 from genjax.training.update import make_update
 from genjax.training.writers import log_to
 
+__all__ = ["first_state", "fit", "own_position", "positions_of_all", "restored_state", "same_course"]
+
 log = logging.getLogger(__name__)
 
 

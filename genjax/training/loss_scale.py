@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = ["LossScale", "first_scale", "next_scale"]
+
 FIRST = 2.0**16
 LONGEST = 2.0**24
 PATIENCE = 2000

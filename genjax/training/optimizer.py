@@ -11,6 +11,8 @@ import optax
 
 from genjax.errors import InputError
 
+__all__ = ["SGD", "Adafactor", "Adam", "AdamW", "Lion", "Muon", "Optimizer", "Scheduled"]
+
 
 class Optimizer(Protocol):
     """What a player moves by."""

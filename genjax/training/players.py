@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, PyTree
 from genjax.errors import InputError
 from genjax.training.optimizer import AdamW, Optimizer
 
+__all__ = ["LONE", "Player", "gradients", "own_part", "replaced", "turns"]
+
 LONE = "loss"
 """The name of a lone player, and of its loss: it moves all of `trained`."""
 

@@ -5,7 +5,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
+
+__all__ = ["POLICIES", "Policy", "Precision", "cast"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -14,9 +17,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Policy:
     """The types of parameters, of what networks compute, and of losses and sums of gradients."""
 
-    param: jnp.dtype
-    compute: jnp.dtype
-    accumulate: jnp.dtype
+    param: DTypeLike
+    compute: DTypeLike
+    accumulate: DTypeLike
 
 
 POLICIES: dict[Precision, Policy] = {
@@ -26,6 +29,6 @@ POLICIES: dict[Precision, Policy] = {
 }
 
 
-def cast(tree: PyTree[Array], dtype: jnp.dtype) -> PyTree[Array]:
+def cast(tree: PyTree[Array], dtype: DTypeLike) -> PyTree[Array]:
     """`tree` with its floating-point leaves in `dtype`; gradients through it come back in the original type."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)

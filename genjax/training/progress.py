@@ -9,6 +9,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+__all__ = ["Bar", "progress_bar"]
+
 
 class Bar:
     """A task on a rich progress display."""

@@ -22,6 +22,8 @@ from genjax.training.task import Task
 from genjax.training.update import Told
 from genjax.training.writers import MetricWriter
 
+__all__ = ["Report", "Untold"]
+
 log = logging.getLogger(__name__)
 
 SHOWN = ("loss", "validation_loss", "gradient_norm", "steps_per_second")

@@ -4,6 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+__all__ = ["StopRequest", "stop_on_signals"]
+
 
 class StopRequest:
     """Whether a signal has asked to stop, and which."""

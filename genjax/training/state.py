@@ -13,6 +13,8 @@ from genjax.training.loss_scale import LossScale, first_scale
 from genjax.training.players import own_part
 from genjax.training.task import Task
 
+__all__ = ["TrainState", "abstract_state", "from_trees", "initial_state", "to_trees"]
+
 
 class TrainState(NamedTuple):
     """One tree; a pure function takes it from step to step."""

@@ -34,6 +34,8 @@ from genjax.training.optimizer import AdamW, Optimizer
 from genjax.training.players import LONE, Player
 from genjax.training.precision import Precision
 
+__all__ = ["FREE", "Batch", "Sums", "Task", "Train", "keyed"]
+
 Batch = dict[str, Array]
 
 FREE = {"may_change": True}

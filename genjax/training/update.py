@@ -30,6 +30,8 @@ from genjax.training.players import LONE, gradients, own_part, replaced, turns
 from genjax.training.state import TrainState
 from genjax.training.task import Batch, Sums, Task
 
+__all__ = ["Told", "make_update"]
+
 
 class Told(NamedTuple):
     """What a step tells of itself."""

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from tensorboardX import SummaryWriter
 
+__all__ = ["MetricWriter", "log_to"]
+
 log = logging.getLogger(__name__)
 
 

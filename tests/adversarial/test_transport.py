@@ -148,7 +148,7 @@ def test_the_sinkhorn_divergence_is_zero_for_equal_sets_positive_else_and_leads_
     assert divergence(X + 0.1 * step, Y) < start
 
 
-def test_bad_shapes_are_refused_in_a_sentence():
+def test_bad_shapes_are_refused_in_a_sentence(unchecked):
     with pytest.raises(InputError, match=r"\(N, D\) and \(M, D\)"):
         distances(X, Y[:, :1])
     with pytest.raises(InputError, match="as many points"):

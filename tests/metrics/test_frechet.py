@@ -90,6 +90,6 @@ def test_singular_covariances_lose_no_precision():
         (np.full((4, 3), [1, 2, np.nan]), np.zeros((4, 3)), "4 of 4 samples are not finite"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence(a, b, sentence):
+def test_bad_input_is_refused_in_a_sentence(unchecked, a, b, sentence):
     with pytest.raises(InputError, match=sentence):
         frechet_distance(a, b)

@@ -37,6 +37,6 @@ def test_integers_do_not_wrap_around():
 
 
 @pytest.mark.parametrize(("m", "width", "sentence"), [(0, 5, "no references"), (3, 4, r"\(2, 5\) and \(3, 4\)")])
-def test_bad_input_is_refused_in_a_sentence(m, width, sentence):
+def test_bad_input_is_refused_in_a_sentence(unchecked, m, width, sentence):
     with pytest.raises(InputError, match=sentence):
         nearest_distances(gaussian(2), gaussian(m, width))

@@ -70,6 +70,6 @@ def test_the_seed_decides_the_others_and_more_of_them_are_harder():
         (unit(5, 3, 0), unit(5, 3, 0), 1, "among 1 captions"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence(images, texts, among, sentence):
+def test_bad_input_is_refused_in_a_sentence(unchecked, images, texts, among, sentence):
     with pytest.raises(InputError, match=sentence):
         retrieval_accuracy(images, texts, among=among)
