@@ -3,6 +3,7 @@
 update = clip -> rule (Adam, momentum, sign, orthogonalised momentum, ...) -> decay of matrices -> - learning rate
 """
 
+import abc
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,7 +26,7 @@ class Optimizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scheduled:
+class Scheduled(abc.ABC):
     """What every optimiser here has: a peak learning rate, its course, and clipping."""
 
     learning_rate: float = 1e-4
@@ -66,9 +67,9 @@ class Scheduled:
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         return optax.chain(*clip, self.rule(self.schedule(steps)))
 
+    @abc.abstractmethod
     def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         """optax's transformation, learning rate and sign included."""
-        raise TypeError(f"{type(self).__name__} gives no rule")
 
 
 @dataclass(frozen=True, kw_only=True)

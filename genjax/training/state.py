@@ -65,11 +65,17 @@ def abstract_state(task: Task, mesh: jax.sharding.Mesh, held: Mapping[str, PyTre
     """Shapes, types and shardings of the state on a mesh, of `jax.ShapeDtypeStruct`."""
     key, held = jax.random.key(0), dict(held)
     state = jax.eval_shape(lambda key, held: initial_state(task, key, held), key, held)
-    boxed = jax.eval_shape(task.init, key).trained
-    places = mirrored(state, state.parts.trained, state_shardings(mesh, boxed))
+    trained = state.parts.trained
+    of_trained = state_shardings(mesh, jax.eval_shape(task.init, key).trained)
+    places = mirrored(state, trained, of_trained)
     # What stands still mirrors nothing, and may be the largest part of all.
     fixed = state_shardings(mesh, state.parts.fixed)
-    places = places._replace(parts=places.parts._replace(fixed=fixed))
+    # A player's moments name its own parameters, without its name.
+    optimizer = {
+        name: mirrored(moments, own_part(trained, name), own_part(of_trained, name))
+        for name, moments in state.optimizer.items()
+    }
+    places = places._replace(parts=places.parts._replace(fixed=fixed), optimizer=optimizer)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
 
 

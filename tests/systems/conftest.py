@@ -1,15 +1,18 @@
 """What the laws of all systems run on: every variant of every config file that offers a small size, trained once."""
 
 import importlib.util
+import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from genjax import config
-from genjax.parallel.mesh import Mesh
+from genjax.parallel.rules import logical_axes
 from genjax.training.loop import fit
 from train import Options
 
@@ -70,6 +73,25 @@ def trained(system, tmp_path_factory):
     return directory, fit(system.task("--mesh.data", "1"), directory)
 
 
-@pytest.fixture(scope="session")
-def one_device():
-    return Mesh(data=1)
+def lines(directory: Path) -> list[dict[str, float]]:
+    """Of metrics.jsonl, what does not depend on the clock, and was not left out."""
+    found = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    timed = ("steps_per_second", "samples_per_second")
+    return [{k: v for k, v in line.items() if v is not None and k not in timed} for line in found]
+
+
+def share_by_hand(task: Any) -> int:
+    """Bytes of the parameters that each device holds on the task's mesh, from the two sentences that say it.
+
+    A parameter of 1,024 elements or more (of a stack: in each layer) is divided over all devices of fsdp, and over those
+    of tensor where an axis of it that is named for them divides evenly. All else is whole.
+    """
+    boxed, mesh = jax.eval_shape(task.init, jax.random.key(0)).trained, task.mesh
+    names = jax.tree.leaves(logical_axes(boxed), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    total = 0
+    for axes, leaf in zip(names, jax.tree.leaves(boxed), strict=True):
+        sizes = [(name, size) for name, size in zip(axes, leaf.shape, strict=True) if name != "layers"]
+        large = math.prod(size for _, size in sizes) >= 1024
+        by_tensor = any(name in ("vocab", "heads", "mlp") and size % mesh.tensor == 0 for name, size in sizes)
+        total += 4 * leaf.size // (mesh.fsdp * (mesh.tensor if by_tensor else 1) if large else 1)
+    return total

@@ -6,6 +6,7 @@ mesh that divides its state.
 
 import json
 import shutil
+from dataclasses import replace
 
 import chex
 import jax
@@ -15,23 +16,19 @@ import pytest
 import sample
 from genjax import config, evaluate
 from genjax.config.tree import leaves
-from genjax.parallel.mesh import shard_batch
+from genjax.data.loader import Loader
+from genjax.parallel.mesh import Mesh, shard_batch
+from genjax.parallel.rules import bytes_per_device
 from genjax.runs.weights import read_weights
 from genjax.training.loop import fit
 from genjax.training.state import abstract_state, initial_state
 from genjax.training.update import make_update
-from tests.systems.conftest import ROOT, STEPS, SYSTEMS
+from tests.systems.conftest import ROOT, STEPS, SYSTEMS, lines, share_by_hand
 from train import Options
 
 
 def test_every_config_file_offers_a_small_size():
     assert {system.file for system in SYSTEMS} == set((ROOT / "configs").glob("*.py"))
-
-
-def lines(directory):
-    found = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    timed = ("steps_per_second", "samples_per_second")
-    return [{name: value for name, value in line.items() if name not in timed} for line in found]
 
 
 def test_its_help_names_every_field(system, capsys):
@@ -115,18 +112,22 @@ def test_what_it_is_asked_wrongly_is_refused(system, trained):
 
 
 def test_its_state_is_divided_over_four_devices_and_steps(system):
-    """One step under FSDP: what is large lies in four pieces, and the loss is finite."""
-    task = system.task("--mesh.data", "1", "--mesh.fsdp", "4", "--train.batch_size", "4", "--train.accumulate", "1")
+    """One step under FSDP: what is large lies in four pieces, moments and averages too, and the losses are finite."""
+    task = replace(system.task(), mesh=Mesh(data=1, fsdp=4))
     mesh = task.mesh.build()
     abstract = abstract_state(task, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    whole = jax.tree.leaves(abstract.parts.trained)
-    held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in whole)
-    assert held < 0.6 * sum(leaf.size for leaf in whole)
+    share = share_by_hand(task)
+    assert bytes_per_device(shardings.parts.trained, abstract.parts.trained) == share
+    # The parameters, their average and Adam's moments; then counters, and what a constraint remembers.
+    rest = bytes_per_device(shardings.parts.variables, abstract.parts.variables)
+    assert 0 <= bytes_per_device(shardings, abstract) - 4 * share - rest < 100
     state = jax.jit(lambda key: initial_state(task, key), out_shardings=shardings)(jax.random.key(0))
-    source, rng = task.data.source("train"), np.random.default_rng(0)
-    rows = [task.prepare(source[i], rng) for i in range(4)]
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    state, told = make_update(task, mesh, shardings=shardings)(state, shard_batch(batch, mesh))
+    rows = Loader(
+        task.data.source("train"), batch_size=task.train.batch_size, seed=0, transform=task.prepare, threads=0
+    )
+    state, told = make_update(task, mesh, shardings=shardings)(state, shard_batch(next(rows), mesh))
+    assert int(told.skipped_in_a_row) == 0
     assert all(np.isfinite(total) for total, _ in jax.device_get(told.means).values())
-    assert jax.tree.map(lambda leaf: leaf.sharding, state.parts.trained) == shardings.parts.trained
+    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)

@@ -6,8 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from genjax.config.kinds import kinds
 from genjax.errors import InputError
-from genjax.training.optimizer import SGD, Adafactor, Adam, AdamW, Lion, Muon
+from genjax.training.optimizer import SGD, Adafactor, Adam, AdamW, Lion, Muon, Optimizer
+
+
+def test_what_can_be_chosen_are_the_optimisers_alone():
+    assert set(kinds(Optimizer).values()) == {Adafactor, Adam, AdamW, Lion, Muon, SGD}
 
 
 def test_the_warm_up_is_linear_from_one_step_up_to_the_peak():

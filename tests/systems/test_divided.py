@@ -1,0 +1,124 @@
+"""Laws of divided meshes: the same run on one device and on four, whole or divided, is the same run.
+
+Three systems are trained for 20 steps by the loop, with its lines, numbers on fixed data and previews, on each mesh. Adam
+divides a gradient by its own size, and so makes of a gradient that is rounding, as of a bias before a softmax, a step of
+the whole learning rate: eps is 1e-3 here, which lets rounding stay rounding. All else is the config's own.
+"""
+
+from dataclasses import replace
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from genjax.parallel.mesh import Mesh
+from genjax.parallel.rules import bytes_per_device
+from genjax.runs.checkpoints import Checkpoints
+from genjax.runs.weights import read_weights
+from genjax.training.loop import fit
+from genjax.training.state import abstract_state, to_trees
+from tests.systems.conftest import SYSTEMS, lines, share_by_hand
+
+STEPS = 20
+EPS = {
+    "sd3-nano": "--optimizer.eps 1e-3",
+    "gan-toy": "--optimizer.eps 1e-3 --critic_optimizer.eps 1e-3",
+    "lm-nano": "--optimizer.eps 1e-3",
+}
+ONE = "one device"
+MESHES = {
+    ONE: Mesh(data=1),
+    "data 4": Mesh(data=4),
+    "data 4, ring": Mesh(data=4, all_reduce="ring"),
+    "fsdp 4": Mesh(data=1, fsdp=4),
+    "fsdp 2 x tensor 2": Mesh(data=1, fsdp=2, tensor=2),
+}
+DIVIDED = {name: mesh for name, mesh in MESHES.items() if mesh.sharded}
+QUICK = (ONE, "data 4, ring", "fsdp 2 x tensor 2")
+"""One that sums by itself and one that XLA divides; the others take as long to compile."""
+
+
+def each_mesh(names):
+    return pytest.mark.parametrize(
+        "mesh", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    )
+
+
+@pytest.fixture(scope="module", params=[system for system in SYSTEMS if system.name in EPS], ids=lambda s: s.name)
+def task(request):
+    system = request.param
+    return replace_train(system.task(EPS[system.name]), steps=STEPS, log_every=10, validate_every=20, sample_every=20)
+
+
+def replace_train(task, **changes):
+    return replace(task, train=replace(task.train, **changes), checkpoint=replace(task.checkpoint, every=STEPS))
+
+
+@pytest.fixture(scope="module")
+def runs(task, tmp_path_factory):
+    """(directory, state) of the run on a mesh, by the mesh's name; each is trained once."""
+    done = {}
+
+    def run(name):
+        if name not in done:
+            directory = tmp_path_factory.mktemp("runs") / "run"
+            done[name] = directory, fit(replace(task, mesh=MESHES[name]), directory)
+        return done[name]
+
+    return run
+
+
+def learnt(state):
+    return jax.device_get((state.parts.trained, state.parts.variables, state.ema))
+
+
+@each_mesh(name for name in MESHES if name != ONE)
+def test_the_mesh_changes_no_parameter_and_no_line(runs, mesh):
+    (there, alone), (here, state) = runs(ONE), runs(mesh)
+    chex.assert_trees_all_close(learnt(state), learnt(alone), rtol=1e-5, atol=1e-5)
+    assert len(lines(here)) == 2
+    chex.assert_trees_all_close(lines(here), lines(there), rtol=1e-4, atol=1e-5)
+
+
+@each_mesh(DIVIDED)
+def test_a_device_holds_its_share_and_no_more(task, runs, mesh):
+    """Of what is large, one part of as many as there are devices that share it; of the moments and averages as well."""
+    mesh_here = MESHES[mesh].build()
+    abstract = abstract_state(replace(task, mesh=MESHES[mesh]), mesh_here)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    theory = share_by_hand(replace(task, mesh=MESHES[mesh]))
+    assert bytes_per_device(shardings.parts.trained, abstract.parts.trained) == theory
+    # The parameters, their average, and Adam's two moments; then some counters.
+    assert 0 <= bytes_per_device(shardings, abstract) - 4 * theory < 100
+    for device in mesh_here.devices.flat:
+        held = [s.data.nbytes for x in jax.tree.leaves(runs(mesh)[1]) for s in x.addressable_shards if s.device == device]
+        assert sum(held) == bytes_per_device(shardings, abstract)
+
+
+@each_mesh(name for name in MESHES if name != "data 4, ring")
+def test_a_checkpoint_of_one_mesh_is_read_on_every_other_bit_for_bit(task, runs, mesh):
+    directory, state = runs(mesh)
+    saved = jax.device_get(to_trees(state))
+    checkpoints = Checkpoints(directory / "checkpoints")
+    for other in MESHES.values():
+        template = to_trees(abstract_state(replace(task, mesh=other), other.build()))
+        restored = checkpoints.restore(template)
+        assert restored.step == STEPS
+        chex.assert_trees_all_equal(jax.device_get(restored.trees), saved)
+        for leaf, wanted in zip(jax.tree.leaves(restored.trees), jax.tree.leaves(template), strict=True):
+            assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+    checkpoints.close()
+
+
+@each_mesh(DIVIDED)
+def test_the_weights_that_samples_are_drawn_with_are_written_whole(task, runs, mesh):
+    directory, state = runs(mesh)
+    (directory / "checkpoints").rename(directory / "aside")
+    try:
+        parts, step = read_weights(directory, task)
+    finally:
+        (directory / "aside").rename(directory / "checkpoints")
+    assert step == STEPS
+    chex.assert_trees_all_equal(jax.device_get(parts.trained), jax.device_get(state.ema))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parts.trained))
