@@ -9,6 +9,7 @@ critic sees another: no batch normalisation, no minibatch statistics. A row's sc
 has any. Norms run over all of a row's coordinates, in float32 at least.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from genjax.adversarial.objectives import wide
+from genjax.errors import InputError
 
 __all__ = [
     "R1",
@@ -58,7 +60,18 @@ class NoPenalty:
 
 
 @dataclass(frozen=True)
-class GradientPenalty:
+class Priced:
+    """What every penalty has but the one of nothing: a price."""
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise InputError(f"penalty.weight is a price, 0 or more, not {self.weight}")
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Priced):
     """weight * (|grad D| - target)^2 between a real and a generated example (Gulrajani et al. 2017, equation 3).
 
     On the straight lines along which an optimal plan moves mass, the best 1-Lipschitz critic has slope 1 exactly.
@@ -69,6 +82,11 @@ class GradientPenalty:
     target: float = 1.0
     """Slope that costs nothing."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.target < math.inf:
+            raise InputError(f"penalty.target is a slope, 0 or more, not {self.target}")
+
     def __call__(
         self, critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]
     ) -> Float[Array, " B"]:
@@ -76,7 +94,7 @@ class GradientPenalty:
 
 
 @dataclass(frozen=True)
-class LipschitzPenalty:
+class LipschitzPenalty(Priced):
     """weight * max(0, |grad D| - 1)^2 between a real and a generated example (WGAN-LP, Petzka et al. 2018).
 
     It forbids slopes above 1 and asks for none: between a random pair, unlike a transported one, the best critic has
@@ -93,7 +111,7 @@ class LipschitzPenalty:
 
 
 @dataclass(frozen=True)
-class R1:
+class R1(Priced):
     """weight * |grad D|^2 at real data (Mescheder et al. 2018, equation 9, where weight is gamma / 2)."""
 
     weight: float = 5.0
@@ -106,7 +124,7 @@ class R1:
 
 
 @dataclass(frozen=True)
-class R2:
+class R2(Priced):
     """weight * |grad D|^2 at generated data (Mescheder et al. 2018, equation 10, where weight is gamma / 2)."""
 
     weight: float = 5.0
@@ -119,7 +137,7 @@ class R2:
 
 
 @dataclass(frozen=True)
-class R1R2:
+class R1R2(Priced):
     """R1 + R2, with which the relativistic game converges locally (R3GAN, Huang et al. 2024)."""
 
     weight: float = 1.0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from genjax.models.generators import check_label
+from genjax.models.generators import check_label, check_sizes
 from genjax.nn.linear import Conv, Embedding, Linear
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
 
@@ -31,6 +31,7 @@ class MLPCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
+        check_sizes(self, width=1, depth=0)
         h = x.reshape(len(x), -1)
         for i in range(self.depth):
             h = nn.leaky_relu(Linear(self.width, kernel_init=he_normal(), name=f"fc{i + 1}")(h), LEAK)
@@ -51,6 +52,7 @@ class DCGANCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
+        check_sizes(self, width=1)
         levels = halvings(*x.shape[1:3])
         h = nn.leaky_relu(Conv(self.width, (3, 3), kernel_init=he_normal(), name="in")(x), LEAK)
         for level in range(1, levels + 1):
@@ -78,6 +80,7 @@ class ResNetCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
+        check_sizes(self, width=1, max_width=1, blocks_per_level=1)
         levels = halvings(*x.shape[1:3])
         widths = [min(self.width << level, self.max_width) for level in range(levels + 1)]
         h = Conv(widths[0], (1, 1), name="in")(x)

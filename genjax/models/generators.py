@@ -37,6 +37,7 @@ class MLPGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"], label: Int[Array, " B"] | None = None) -> Float[Array, "B features"]:
+        check_sizes(self, width=1, depth=0)
         h = WithClass(self.num_classes, name="class")(z, label)
         for i in range(self.depth):
             h = nn.relu(Linear(self.width, kernel_init=nn.initializers.he_normal(), name=f"fc{i + 1}")(h))
@@ -61,6 +62,7 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"], label: Int[Array, " B"] | None = None) -> Float[Array, "B H W C"]:
+        check_sizes(self, width=1, groups=1)
         height, width, channels = self.image_shape
         levels = halvings(height, width)
         if self.width % self.groups:
@@ -98,6 +100,7 @@ class ResNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"], label: Int[Array, " B"] | None = None) -> Float[Array, "B H W C"]:
+        check_sizes(self, width=1, max_width=1, blocks_per_level=1)
         height, width, channels = self.image_shape
         levels = halvings(height, width)
         widths = [min(self.width << level, self.max_width) for level in range(levels + 1)]
@@ -135,3 +138,11 @@ def check_label(num_classes: int, label: Int[Array, " B"] | None) -> None:
         raise InputError(f"a network of {num_classes} classes needs a label for each row")
     if not num_classes and label is not None:
         raise InputError("a network with num_classes = 0 takes no label")
+
+
+def check_sizes(network: nn.Module, **least: int) -> None:
+    """Raises InputError where a size of a network is below the least that is possible."""
+    for name, smallest in least.items():
+        if getattr(network, name) < smallest:
+            kind = type(network).__name__
+            raise InputError(f"{name} of {kind} is at least {smallest}, not {getattr(network, name)}")

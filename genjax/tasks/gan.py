@@ -82,6 +82,10 @@ class GAN(Task):
         """Raise InputError where the parts of the config do not fit each other."""
         if self.latent < 1:
             raise InputError(f"latent is the number of coordinates of z, at least 1, not {self.latent}")
+        if self.generator_every < 1:
+            raise InputError(
+                f"generator_every is a number of the critic's steps, at least 1, not {self.generator_every}"
+            )
         if self.critic.num_classes != self.num_classes:
             raise InputError(
                 f"generator.num_classes is {self.num_classes} and critic.num_classes is {self.critic.num_classes}:"
@@ -221,7 +225,7 @@ class GAN(Task):
         """Samples, or figures of samples."""
         if door == "evaluate":
             return JudgePoints() if self.draws_points else JudgePictures()
-        return DrawSamples(num=1000 if self.draws_points else 16 if door == "sample" else 40)
+        return DrawSamples(num=2500 if self.draws_points else 16 if door == "sample" else 40)
 
 
 @partial(jax.jit, static_argnums=0)

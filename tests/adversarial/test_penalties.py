@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.adversarial.penalties import R1, R1R2, R2, GradientPenalty, LipschitzPenalty, NoPenalty
+from genjax.errors import InputError
 
 PENALTIES = [NoPenalty(), GradientPenalty(), LipschitzPenalty(), R1(), R2(), R1R2()]
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES, ids=lambda p: type(p).__name__)
@@ -104,3 +105,15 @@ def test_a_critic_of_patches_pays_for_the_slope_of_their_mean(penalty):
 
     paid = penalty(patches, REAL, FAKE, KEYS)
     np.testing.assert_allclose(paid, penalty(lambda x: linear(x) / 6, REAL, FAKE, KEYS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GradientPenalty, LipschitzPenalty, R1, R2, R1R2])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_price_that_is_none_is_refused(kind, weight):
+    with pytest.raises(InputError, match="penalty.weight is a price, 0 or more"):
+        kind(weight)
+
+
+def test_a_slope_below_0_is_refused():
+    with pytest.raises(InputError, match="penalty.target is a slope, 0 or more, not -1"):
+        GradientPenalty(1.0, -1)

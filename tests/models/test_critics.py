@@ -84,3 +84,16 @@ def test_labels_are_taken_where_there_are_classes_and_only_there(name):
 def test_images_that_cannot_be_halved_are_refused():
     with pytest.raises(InputError, match="9 x 9 pixels"):
         jax.eval_shape(DCGANCritic().init, jax.random.key(0), jnp.zeros((1, 9, 9, 1)))
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (MLPCritic(depth=-1), "depth of MLPCritic is at least 0, not -1"),
+        (DCGANCritic(width=0), "width of DCGANCritic is at least 1, not 0"),
+        (ResNetCritic(blocks_per_level=0), "blocks_per_level of ResNetCritic is at least 1, not 0"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(model, sentence):
+    with pytest.raises(InputError, match=sentence):
+        jax.eval_shape(model.init, jax.random.key(0), X)

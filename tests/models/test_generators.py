@@ -82,3 +82,18 @@ def test_sizes_that_do_not_fit_are_refused():
         jax.eval_shape(DCGANGenerator(image_shape=(9, 8, 1)).init, jax.random.key(0), Z)
     with pytest.raises(InputError, match="12 channels cannot be divided into 8 groups"):
         jax.eval_shape(DCGANGenerator(width=12).init, jax.random.key(0), Z)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (MLPGenerator(width=0), "width of MLPGenerator is at least 1, not 0"),
+        (MLPGenerator(depth=-1), "depth of MLPGenerator is at least 0, not -1"),
+        (DCGANGenerator(groups=0), "groups of DCGANGenerator is at least 1, not 0"),
+        (ResNetGenerator(blocks_per_level=0), "blocks_per_level of ResNetGenerator is at least 1, not 0"),
+        (ResNetGenerator(max_width=0), "max_width of ResNetGenerator is at least 1, not 0"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(model, sentence):
+    with pytest.raises(InputError, match=sentence):
+        jax.eval_shape(model.init, jax.random.key(0), Z)

@@ -92,7 +92,9 @@ def test_a_device_holds_its_share_and_no_more(task, runs, mesh):
     # The parameters, their average, and Adam's two moments; then some counters.
     assert 0 <= bytes_per_device(shardings, abstract) - 4 * theory < 100
     for device in mesh_here.devices.flat:
-        held = [s.data.nbytes for x in jax.tree.leaves(runs(mesh)[1]) for s in x.addressable_shards if s.device == device]
+        held = [
+            s.data.nbytes for x in jax.tree.leaves(runs(mesh)[1]) for s in x.addressable_shards if s.device == device
+        ]
         assert sum(held) == bytes_per_device(shardings, abstract)
 
 

@@ -157,6 +157,7 @@ def test_a_projected_optimiser_keeps_the_schedule_of_what_it_projects():
 
 MISFITS = {
     "latent is the number of coordinates": {"latent": 0},
+    "generator_every is a number of the critic's steps, at least 1, not 0": {"generator_every": 0},
     "both players have the same classes": {"critic": DCGANCritic(width=8, num_classes=10)},
     "the data has 10 classes": {
         "generator": DCGANGenerator(width=8, num_classes=3), "critic": DCGANCritic(width=8, num_classes=3)

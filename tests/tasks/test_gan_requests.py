@@ -64,7 +64,7 @@ def test_an_interpolation_begins_and_ends_at_the_samples(monkeypatch):
 def test_points_are_drawn_as_one_picture_and_kept_as_numbers(monkeypatch):
     replaying(monkeypatch, lambda n: np.asarray(TOY.data.modes)[np.arange(n) % 25])
     (picture,) = replace(TOY.request("sample"), num=50)(TOY, PARTS)
-    assert picture.images.shape == (1, 512, 512, 3)
+    assert picture.images.shape == (1, 768, 768, 3)
     assert picture.arrays["points"].shape == (50, 2)
 
 
