@@ -30,6 +30,7 @@ __all__ = [
     "LipschitzPenalty",
     "NoPenalty",
     "Penalty",
+    "Priced",
     "interpolated",
     "safe_sqrt",
     "slopes_between",

@@ -17,7 +17,7 @@ from genjax.errors import InputError
 from genjax.nn.linear import Conv, ConvTranspose, Embedding, Linear, with_axes
 from genjax.nn.resnet import InvertedResidual, halvings, resized
 
-__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "check_label", "dcgan_init"]
+__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "check_label", "check_sizes", "dcgan_init"]
 
 dcgan_init = nn.initializers.normal(0.02)
 """DCGAN's, for layers whose output is normalised."""

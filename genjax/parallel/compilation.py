@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+__all__ = ["SECONDS", "keep_compiled"]
+
 SECONDS = 0.5
 """Programs that compile faster are not kept."""
 

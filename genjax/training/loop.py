@@ -33,7 +33,16 @@ from genjax.training.task import Task
 from genjax.training.update import make_update
 from genjax.training.writers import log_to
 
-__all__ = ["first_state", "fit", "own_position", "positions_of_all", "restored_state", "same_course"]
+__all__ = [
+    "StartingPoints",
+    "first_state",
+    "fit",
+    "own_position",
+    "positions_of_all",
+    "restored_state",
+    "same_course",
+    "starting_points",
+]
 
 log = logging.getLogger(__name__)
 

@@ -83,8 +83,8 @@ def lines(directory: Path) -> list[dict[str, float]]:
 def share_by_hand(task: Any) -> int:
     """Bytes of the parameters that each device holds on the task's mesh, from the two sentences that say it.
 
-    A parameter of 1,024 elements or more (of a stack: in each layer) is divided over all devices of fsdp, and over those
-    of tensor where an axis of it that is named for them divides evenly. All else is whole.
+    A parameter of 1,024 elements or more (of a stack: in each layer) is divided over all devices of fsdp, and over
+    those of tensor where an axis of it that is named for them divides evenly. All else is whole.
     """
     boxed, mesh = jax.eval_shape(task.init, jax.random.key(0)).trained, task.mesh
     names = jax.tree.leaves(logical_axes(boxed), is_leaf=lambda leaf: isinstance(leaf, tuple))

@@ -1,8 +1,8 @@
 """Laws of divided meshes: the same run on one device and on four, whole or divided, is the same run.
 
-Three systems are trained for 20 steps by the loop, with its lines, numbers on fixed data and previews, on each mesh. Adam
-divides a gradient by its own size, and so makes of a gradient that is rounding, as of a bias before a softmax, a step of
-the whole learning rate: eps is 1e-3 here, which lets rounding stay rounding. All else is the config's own.
+Three systems are trained for 20 steps by the loop, with its lines, numbers on fixed data and previews, on each mesh.
+Adam divides a gradient by its own size, and so makes of a gradient that is rounding, as of a bias before a softmax, a
+step of the whole learning rate: eps is 1e-3 here, which lets rounding stay rounding. All else is the config's own.
 """
 
 from dataclasses import replace
