@@ -50,11 +50,11 @@ def integrate(
     process: Process,
     denoiser: Denoiser,
     x: Float[Array, "B *shape"],
-    times: Float[Array, " N+1"],
+    times: Float[Array, " T"],
     *,
     trajectory: bool = False,
-) -> Float[Array, "B *shape"] | Float[Array, "N+1 B *shape"]:
-    """x carried from times[0] to times[-1] in N steps; with `trajectory`, all N + 1 states, the start included."""
+) -> Float[Array, "B *shape"] | Float[Array, "T B *shape"]:
+    """x carried from times[0] to times[-1] in T - 1 steps; with `trajectory`, all T states, the start included."""
 
     def step(state, pair):
         state = solver.step(process, denoiser, state, *pair)

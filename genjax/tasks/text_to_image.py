@@ -7,9 +7,8 @@ Here the network, the mathematics and the data meet. Training minimises, over im
 with the caption replaced by the empty one now and then, so that the same network serves classifier-free guidance.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -28,14 +27,14 @@ from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
-from genjax.runs.outputs import Door, Frames, Numbers, Output, Request
-from genjax.runs.outputs import Images as Pictures
+from genjax.models.word_encoder import WordEncoder
+from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
-from genjax.tasks.image_evaluation import image_figures
+from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCaptions, JudgeImages
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task, keyed
 
-__all__ = ["DrawImages", "DrawPreview", "JudgeImages", "Sampler", "TextToImage", "prompts_in_turn"]
+__all__ = ["STRATA", "Sampler", "TextToImage"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class TextToImage(Task):
     """A system that turns text into images."""
 
     model: MMDiT = field(default_factory=MMDiT)
-    text: ByteEncoder = field(default_factory=ByteEncoder)
+    text: ByteEncoder | WordEncoder = field(default_factory=ByteEncoder)
     process: Process = RectifiedFlow()
     prediction: Prediction = Velocity()
     times: TimeDensity = LogitNormal()
@@ -182,7 +181,7 @@ class TextToImage(Task):
         sampler = self.sampler
         given = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
         if door == "evaluate":
-            return JudgeImages(**given)
+            return JudgeImages(**given) if self.data.class_names else JudgeCaptions(**given)
         return DrawImages(**given) if door == "sample" else DrawPreview()
 
     def validate(self, parts: Parts) -> dict[str, float]:
@@ -209,108 +208,6 @@ class TextToImage(Task):
             if len(by_label) == len(self.data.class_names):
                 break
         return [captions for _, captions in sorted(by_label.items())]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drawing:
-    """Options that samples and their evaluation share."""
-
-    steps: int
-    """Steps of the solver."""
-    guidance: float
-    """Scale of classifier-free guidance, 1 for none."""
-    solver: Solver
-    """Solver of the sampling ODE."""
-    seed: int = 0
-    """Seed of the noise; sample i depends on the seed, i and its prompt alone."""
-
-    def sampler(self, task: TextToImage) -> Sampler:
-        """The run's sampler with what was asked for."""
-        return replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawImages(_Drawing):
-    """Draw samples."""
-
-    prompt: str | None = None
-    """Text to draw; the captions of the training data in turn when not given."""
-    num: int = 16
-    """Number of samples."""
-    trajectory: bool = False
-    """Also write trajectory.gif, the way from noise to the samples."""
-
-    def check(self, task: TextToImage) -> None:
-        if self.num < 1:
-            raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
-        self.sampler(task)
-        task.tokenize(self.prompts(task)[:1] if self.prompt is not None else [""])
-
-    def prompts(self, task: TextToImage) -> list[str]:
-        """What each sample is to show."""
-        captions = [captions[0] for captions in task.captions()] if self.prompt is None else [self.prompt]
-        return [captions[i % len(captions)] for i in range(self.num)]
-
-    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
-        prompts, sampler = self.prompts(task), self.sampler(task)
-        start = time.perf_counter()
-        states = task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
-        said = (
-            f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance"
-            f" {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {self.seed},"
-            f" {time.perf_counter() - start:.1f} s with compilation"
-        )
-        images = states[-1] if self.trajectory else states
-        yield Pictures(images, prompts, said=said, arrays={"seed": self.seed})
-        if self.trajectory:
-            yield Frames(states)
-
-
-@dataclass(frozen=True)
-class DrawPreview:
-    """A grid of samples with four rows, and a column for each of up to ten captions of the data."""
-
-    def check(self, task: TextToImage) -> None:
-        """Nothing is asked that could be wrong."""
-
-    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
-        prompts = [captions[0] for captions in task.captions()[:10]]
-        yield Pictures(task.sample(parts.trained, prompts * 4, seed=0), prompts * 4, columns=len(prompts))
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeImages(_Drawing):
-    """Measure samples whose prompts are the classes in turn, and each class' captions in turn."""
-
-    num: int = 500
-    """Number of samples."""
-
-    def check(self, task: TextToImage) -> None:
-        if self.num < 2:
-            raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
-        self.sampler(task)
-
-    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
-        sampler = self.sampler(task)
-        prompts, labels = prompts_in_turn(task.captions(), self.num)
-        samples = np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
-        yield Numbers(
-            image_figures(task.data, samples, labels if task.data.class_names else None)
-            | {
-                "solver": type(sampler.solver).__name__,
-                "steps": sampler.steps,
-                "nfe": sampler.evaluations,
-                "guidance": sampler.guidance,
-                "seed": self.seed,
-            }
-        )
-
-
-def prompts_in_turn(captions: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:
-    """`number` prompts and the index of the class of each: the classes in turn, and in each round the next caption."""
-    classes = np.arange(number) % len(captions)
-    rounds = np.arange(number) // len(captions)
-    return [captions[c][r % len(captions[c])] for c, r in zip(classes, rounds, strict=True)], classes
 
 
 STRATA = (np.arange(8) + 0.5) / 8

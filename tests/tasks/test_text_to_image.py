@@ -14,7 +14,7 @@ from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks import text_to_image
-from genjax.tasks.text_to_image import STRATA, DrawImages, JudgeImages, Sampler, TextToImage, prompts_in_turn
+from genjax.tasks.text_to_image import STRATA, Sampler, TextToImage
 from genjax.training.optimizer import AdamW
 from genjax.training.state import initial_state
 from genjax.training.task import Train
@@ -121,55 +121,10 @@ def test_the_validation_loss_is_fixed_and_named_by_time(task, parts):
     assert first["validation_loss"] == pytest.approx(np.mean(strata), rel=1e-6)
 
 
-def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
-    (picture,) = task.request("preview")(task, parts)
-    assert picture.grid().shape == (4 * 9 + 1, 10 * 9 + 1, 1)
-
-
-def test_what_is_drawn_at_the_door_is_what_the_system_samples(task, parts):
-    request = replace(task.request("sample"), prompt="a handwritten seven", num=3, trajectory=True)
-    pictures, way = request(task, parts)
-    np.testing.assert_allclose(
-        pictures.images, task.sample(parts.trained, ["a handwritten seven"] * 3, seed=0), atol=1e-6
-    )
-    assert pictures.captions == ["a handwritten seven"] * 3
-    assert way.frames.shape == (task.sampler.steps + 1, 3, 8, 8, 1)
-    assert (request.steps, request.guidance) == (task.sampler.steps, task.sampler.guidance)
-
-
-def test_without_a_prompt_the_captions_are_drawn_in_turn(task):
-    prompts = replace(task.request("sample"), num=12).prompts(task)
-    assert prompts[:2] == ["a handwritten zero", "a handwritten one"]
-    assert prompts[10] == prompts[0]
-
-
 def test_samples_are_not_clipped_where_they_are_latents(task, params):
     """Pixels lie in [-1, 1], latents do not; clipping is a matter of showing pictures."""
     samples = task.sample(jax.tree.map(lambda leaf: 3 * leaf, params), ["seven"] * 4, seed=0)
     assert np.abs(samples).max() > 1
-
-
-def test_the_evaluation_says_how_the_samples_were_drawn(task, parts):
-    (figures,) = replace(task.request("evaluate"), num=20)(task, parts)
-    assert (figures.values["nfe"], figures.values["guidance"], figures.values["seed"]) == (6, 2.0, 0)
-    assert figures.values["samples"] == 20
-    assert 0 <= figures.values["conditional_accuracy"] <= 1
-
-
-@pytest.mark.parametrize(("request_of", "wrong"), [(DrawImages, {"num": 0}), (DrawImages, {"prompt": "x" * 99}),
-                         (DrawImages, {"steps": 0}), (JudgeImages, {"num": 1})])  # fmt: skip
-def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_of, wrong):
-    door = "sample" if request_of is DrawImages else "evaluate"
-    request = replace(task.request(door), **wrong)
-    assert isinstance(request, request_of)
-    with pytest.raises(InputError):
-        request.check(task)
-
-
-def test_prompts_take_classes_and_captions_in_turn():
-    prompts, classes = prompts_in_turn([("a", "A"), ("b", "B")], 5)
-    assert prompts == ["a", "b", "A", "B", "a"]
-    assert classes.tolist() == [0, 1, 0, 1, 0]
 
 
 def test_captions_name_the_classes_in_order(task):

@@ -1,0 +1,79 @@
+"""Laws of what a text-to-image system is asked: the doors give what the system samples, and how it was drawn."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from genjax.data import Npz
+from genjax.errors import InputError
+from genjax.tasks import text_to_image_requests
+from genjax.tasks.text_to_image_requests import DrawImages, JudgeCaptions, JudgeImages, prompts_in_turn
+
+
+def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
+    (picture,) = task.request("preview")(task, parts)
+    assert picture.grid().shape == (4 * 9 + 1, 10 * 9 + 1, 1)
+
+
+def test_what_is_drawn_at_the_door_is_what_the_system_samples(task, parts):
+    request = replace(task.request("sample"), prompt="a handwritten seven", num=3, trajectory=True)
+    pictures, way = request(task, parts)
+    np.testing.assert_allclose(
+        pictures.images, task.sample(parts.trained, ["a handwritten seven"] * 3, seed=0), atol=1e-6
+    )
+    assert pictures.captions == ["a handwritten seven"] * 3
+    assert way.frames.shape == (task.sampler.steps + 1, 3, 8, 8, 1)
+    assert (request.steps, request.guidance) == (task.sampler.steps, task.sampler.guidance)
+
+
+def test_without_a_prompt_the_captions_are_drawn_in_turn(task):
+    prompts = replace(task.request("sample"), num=12).prompts(task)
+    assert prompts[:2] == ["a handwritten zero", "a handwritten one"]
+    assert prompts[10] == prompts[0]
+
+
+def test_the_evaluation_says_how_the_samples_were_drawn(task, parts):
+    (figures,) = replace(task.request("evaluate"), num=20)(task, parts)
+    assert (figures.values["nfe"], figures.values["guidance"], figures.values["seed"]) == (6, 2.0, 0)
+    assert figures.values["samples"] == 20
+    assert 0 <= figures.values["conditional_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("request_of", "wrong"), [(DrawImages, {"num": 0}), (DrawImages, {"prompt": "x" * 99}),
+                         (DrawImages, {"steps": 0}), (JudgeImages, {"num": 1})])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_of, wrong):
+    door = "sample" if request_of is DrawImages else "evaluate"
+    request = replace(task.request(door), **wrong)
+    assert isinstance(request, request_of)
+    with pytest.raises(InputError):
+        request.check(task)
+
+
+def test_prompts_take_classes_and_captions_in_turn():
+    prompts, classes = prompts_in_turn([("a", "A"), ("b", "B")], 5)
+    assert prompts == ["a", "b", "A", "B", "a"]
+    assert classes.tolist() == [0, 1, 0, 1, 0]
+
+
+def test_without_classes_captions_are_judged(task, parts, monkeypatch, tmp_path):
+    """With how they were drawn; the drawing is that of the task."""
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((8, 8, 8, 1), np.float32), captions=np.array(["a", "b"] * 4))
+    asked = replace(task, data=Npz(path=str(path))).request("evaluate")
+    assert isinstance(asked, JudgeCaptions)
+    seen = {}
+
+    def figures(data, draw, number, *, judge_steps, seed):
+        seen.update(number=number, judge_steps=judge_steps, drawn=draw(["seven", "one"]))
+        return {"retrieval_of_trained_captions": 0.5}
+
+    monkeypatch.setattr(text_to_image_requests, "caption_figures", figures)
+    (told,) = replace(asked, num=3, judge_steps=7)(task, parts)
+    assert (seen["number"], seen["judge_steps"]) == (3, 7)
+    np.testing.assert_allclose(
+        seen["drawn"], np.clip(task.sample(parts.trained, ["seven", "one"], seed=0), -1, 1), atol=1e-6
+    )
+    assert told.values["nfe"] == 6
+    with pytest.raises(InputError, match="--judge_steps at least 1"):
+        replace(asked, judge_steps=0).check(task)
