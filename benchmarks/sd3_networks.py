@@ -20,22 +20,23 @@ IMAGE, TEXT_TOKENS = SYSTEM.data.image_shape, SYSTEM.text.max_length
 TEXT_WIDTH, POOLED_WIDTH = SYSTEM.text.width, SYSTEM.text.pooled_width
 
 
-def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
-    """(network, its parameters, the diffusers network with the same weights), checked to give the same outputs.
+def random_weights(abstract: dict, seed: int = 0) -> dict:
+    """Random weights everywhere, with outputs of order one: zero-initialised gates would hide the blocks."""
+    rng = np.random.default_rng(seed)
 
-    Weights are random everywhere, with outputs of order one: zero-initialised gates would hide the blocks.
-    """
-    model = SYSTEM.model
-    keep_freed_memory()  # as training does; torch has its part of it
-    batch = random_batch(2)
-    abstract = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), **batch))["params"]
-    rng = np.random.default_rng(0)
-
-    def random_weights(leaf):
+    def draw(leaf):
         fan_in = leaf.shape[-2] if leaf.ndim > 1 else 4
         return rng.normal(0, 0.7 * fan_in**-0.5, leaf.shape).astype(np.float32)
 
-    params = jax.tree.map(random_weights, abstract)
+    return jax.tree.map(draw, abstract)
+
+
+def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
+    """(network, its parameters, the diffusers network with the same weights), checked to give the same outputs."""
+    model = SYSTEM.model
+    keep_freed_memory()  # as training does; torch has its part of it
+    batch = random_batch(2)
+    params = random_weights(meta.unbox(jax.eval_shape(model.init, jax.random.key(0), **batch))["params"])
 
     reference = diffusers.SD3Transformer2DModel(
         sample_size=model.pos_embed_base_size * model.patch_size,
@@ -61,6 +62,50 @@ def networks() -> tuple[MMDiT, dict, torch.nn.Module]:
         theirs = run_reference(reference, **as_torch(batch)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4)
     return model, params, reference
+
+
+class TorchByteEncoder(torch.nn.Module):
+    """`genjax.models.byte_encoder.ByteEncoder` of one block in torch, with its weights."""
+
+    def __init__(self, params: dict):
+        super().__init__()
+        block = params["block_0"]
+        layers = {name: block[name] for name in ("qkv", "proj")}
+        layers |= {name: block["mlp"][name] for name in ("fc1", "fc2")} | {"pool": params["pool"]}
+        for name, layer in layers.items():
+            setattr(self, name, torch.nn.Linear(*layer["kernel"].shape))
+            getattr(self, name).load_state_dict(
+                {"weight": torch.from_numpy(layer["kernel"].T.copy()), "bias": torch.from_numpy(layer["bias"])}
+            )
+        self.embed = torch.nn.Embedding.from_pretrained(torch.from_numpy(params["embed"]["embedding"]), freeze=False)
+        self.positions = torch.nn.Parameter(torch.from_numpy(params["positions"]))
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(context (B,T,D), pooled (B,P)) of tokens (B,T)."""
+        x = self.embed(tokens) + self.positions
+        heads = self.qkv(self.norm(x)).unflatten(-1, (3, SYSTEM.text.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = torch.nn.functional.scaled_dot_product_attention(*heads)
+        x = x + self.proj(attended.transpose(1, 2).flatten(2))
+        x = x + self.fc2(torch.nn.functional.gelu(self.fc1(self.norm(x)), approximate="tanh"))
+        x = self.norm(x)
+        return x, self.pool(x.mean(dim=1))
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def text_encoders() -> tuple[dict, torch.nn.Module]:
+    """(parameters of the text encoder, the same in torch), checked to give the same outputs."""
+    if SYSTEM.text.depth != 1:
+        raise ValueError(f"the text encoder in torch has one block, and that of the config {SYSTEM.text.depth}")
+    tokens = SYSTEM.tokenize(["a handwritten seven", ""])
+    params = random_weights(meta.unbox(jax.eval_shape(SYSTEM.text.init, jax.random.key(0), tokens))["params"], seed=3)
+    reference = TorchByteEncoder(params)
+    with torch.no_grad():
+        theirs = reference(torch.from_numpy(tokens))
+    for ours, output in zip(SYSTEM.text.apply({"params": params}, tokens), theirs, strict=True):
+        np.testing.assert_allclose(ours, output.numpy(), rtol=0, atol=1e-5)
+    return params, reference
 
 
 def random_batch(size: int) -> dict[str, np.ndarray]:

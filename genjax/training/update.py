@@ -11,10 +11,11 @@ global batch, so they depend neither on the number of devices nor on that of mic
 gradient is not finite changes nothing but the counters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,7 +27,7 @@ from genjax.parallel.mesh import BATCH_AXES, replicated
 from genjax.parallel.rules import divided_over
 from genjax.training.ema import ema_decay, update_ema
 from genjax.training.loss_scale import next_scale
-from genjax.training.players import LONE, gradients, own_part, replaced, turns
+from genjax.training.players import LONE, Player, gradients, own_part, replaced, turns
 from genjax.training.state import TrainState
 from genjax.training.task import Batch, Sums, Task
 
@@ -62,6 +63,7 @@ def make_update(
         def of(batch, keys):
             def losses(trained):
                 sums = task.loss(parts._replace(trained=trained), batch, keys, totals)
+                _check_sums(sums, players)
                 return sums.losses, sums
 
             return gradients(losses, parts.trained, movers, scale)
@@ -126,6 +128,7 @@ def make_update(
                 ema = replaced(ema, name, update_ema(own_part(ema, name), own, decay))
             updates[name] = state.updates[name] + 1
         variables = task.advance(state.parts._replace(trained=trained), sums.statistics)
+        _check_variables(variables, state.parts.variables)
         parts = state.parts._replace(trained=trained, variables=variables)
 
         overflow = jnp.zeros((), bool)
@@ -166,6 +169,32 @@ def make_update(
 
     whole = replicated(mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(whole if shardings is None else shardings, whole))
+
+
+def _check_sums(sums: Sums, players: Mapping[str, Player]) -> None:
+    """Raise TypeError unless each player has a scalar, and each metric is (sum, weight); while tracing only."""
+    if set(sums.losses) != set(players):
+        raise TypeError(f"the losses are those of {sorted(sums.losses)}, and the players are {sorted(players)}")
+    for name, value in sums.losses.items():
+        _check(f"the loss of the player {name!r} is a scalar, a sum over rows", chex.assert_shape, value, ())
+    for name, pair in sums.metrics.items():
+        said = f"the metric {name!r} is a pair of scalars, (sum, weight)"
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"{said}, and not {pair!r}")
+        _check(said, chex.assert_shape, pair, ())
+
+
+def _check_variables(new: PyTree[Array], old: PyTree[Array]) -> None:
+    """Raise TypeError unless `advance` has kept the names, shapes and types of the variables; while tracing only."""
+    law = "advance keeps the names, shapes and types of the variables"
+    _check(law, chex.assert_trees_all_equal_shapes_and_dtypes, new, old)
+
+
+def _check(law: str, assertion: Callable[..., None], *arguments) -> None:
+    try:
+        assertion(*arguments)
+    except AssertionError as error:
+        raise TypeError(f"{law}: {error}") from None
 
 
 def _label(what: str, player: str) -> str:

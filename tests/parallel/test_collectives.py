@@ -1,5 +1,6 @@
 """Laws of the explicit sums over devices."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def test_ring_and_psum_agree_on_a_tree(devices):
         over_devices(devices, lambda t, a=algorithm: all_reduce(t, DATA_AXIS, a), tree)
         for algorithm in ("ring", "psum")
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), ring, psum)
+    chex.assert_trees_all_close(ring, psum, rtol=1e-6, atol=1e-6)
     assert ring["w"].dtype == jnp.float32
 
 

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -250,7 +251,7 @@ def test_a_divided_step_is_the_step_of_one_device(name, optimizer, mesh):
     mesh = MESHES[mesh].build()
     losses, state, program = steps(name, OPTIMISERS[optimizer], mesh)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state, expected)
+    chex.assert_trees_all_close(state, expected, rtol=0, atol=1e-5)
 
     # The state stays divided.
     shardings = mirrored(state, weights(name), state_shardings(mesh, boxed(name), whole_below=SMALL))

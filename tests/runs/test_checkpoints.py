@@ -2,6 +2,7 @@
 
 import logging
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,7 @@ def saved(directory, *steps, devices=1, **config):
 
 
 def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_an_empty_directory_holds_none(tmp_path):

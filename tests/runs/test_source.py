@@ -1,6 +1,6 @@
 """Laws of sources: a tree from a file, or a part of it, and one sentence where it is not there."""
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,16 +26,16 @@ def test_a_source_that_names_nothing_is_none():
 
 
 def test_a_part_of_a_file_is_that_part_of_its_tree(file):
-    jax.tree.map(np.testing.assert_array_equal, Source(file).read(), TREE)
-    jax.tree.map(np.testing.assert_array_equal, Source(file, "model").read(), TREE["model"])
+    chex.assert_trees_all_equal(Source(file).read(), TREE)
+    chex.assert_trees_all_equal(Source(file, "model").read(), TREE["model"])
     np.testing.assert_array_equal(Source(file, "model.b").read(), TREE["model"]["b"])
 
 
 def test_a_run_is_read_by_the_weights_that_it_samples_with():
     name = shipped_runs()[0].name
     task, parts = Source(name).run()
-    jax.tree.map(np.testing.assert_array_equal, Source(name).read(), parts.trained)
-    jax.tree.map(np.testing.assert_array_equal, read_weights(shipped_runs()[0], task)[0].trained, parts.trained)
+    chex.assert_trees_all_equal(Source(name).read(), parts.trained)
+    chex.assert_trees_all_equal(read_weights(shipped_runs()[0], task)[0].trained, parts.trained)
 
 
 @pytest.mark.parametrize("part", ["modle", "model.a.b"])

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -38,14 +39,14 @@ def test_the_average_of_the_newest_checkpoint_comes_before_the_file(tmp_path, st
     write_tree(tmp_path / "model.safetensors", jax.device_get(state.ema), {"step": "1"})
     weights, step = read_weights(tmp_path, TASK)
     assert step == 4
-    jax.tree.map(np.testing.assert_array_equal, weights.trained, average)
+    chex.assert_trees_all_equal(weights.trained, average)
 
 
 def test_without_checkpoints_the_file_is_read(tmp_path, state):
     write_tree(tmp_path / "model.safetensors", jax.device_get(state.ema), {"step": "9"})
     weights, step = read_weights(tmp_path, TASK)
     assert step == 9
-    jax.tree.map(np.testing.assert_array_equal, weights.trained, state.ema)
+    chex.assert_trees_all_equal(weights.trained, state.ema)
 
 
 def test_weights_of_another_network_are_refused(tmp_path, state):
@@ -66,7 +67,7 @@ def test_without_an_average_the_parameters_are_read(tmp_path, state):
     checkpoints.wait()
     checkpoints.close()
     weights, _ = read_weights(tmp_path, task)
-    jax.tree.map(np.testing.assert_array_equal, weights.trained, state.parts.trained)
+    chex.assert_trees_all_equal(weights.trained, state.parts.trained)
 
 
 def test_only_the_average_is_read_of_a_checkpoint(tmp_path, state):

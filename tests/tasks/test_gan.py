@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ def test_the_penalty_moves_the_critic_alone():
         return task.loss(parts._replace(trained=trained), batch, keys(4), {"rows": 4.0}).losses["critic"]
 
     with_penalty, without = (jax.grad(critic_loss)(parts.trained["generator"], t) for t in (task, TOY))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), with_penalty, without)
+    chex.assert_trees_all_close(with_penalty, without, rtol=1e-5, atol=1e-7)
 
 
 def test_a_clipped_critic_stays_within_its_limit_at_every_step():
@@ -112,7 +113,7 @@ def test_twenty_steps_of_the_game_agree_on_any_number_of_devices(task):
     one, _ = trained(task, steps)
     for devices in (2, 4):
         other, _ = trained(task, steps, devices)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
+        chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_sample_does_not_depend_on_its_batch():

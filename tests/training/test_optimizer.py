@@ -1,5 +1,6 @@
 """Laws of the optimiser's schedule, weight decay and clipping."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def first_step(config):
 
 
 def assert_close(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+    chex.assert_trees_all_close(a, b, rtol=1e-5, atol=0)
 
 
 PLAIN = {"learning_rate": 0.1, "warmup_steps": 0, "clip_norm": None}

@@ -105,6 +105,50 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(poison):
     assert not np.array_equal(state.parts.trained["w"], before.parts.trained["w"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Careless(Regression):
+    """A system whose author has forgotten something."""
+
+    forgotten: str
+
+    def loss(self, parts, batch, keys, totals):
+        sums = super().loss(parts, batch, keys, totals)
+        error, weight = sums.metrics["error"]
+        return {
+            "a sum over rows": sums._replace(losses={"loss": batch["y"] * sums.losses["loss"]}),
+            "a player": sums._replace(losses={"critic": sums.losses["loss"]}),
+            "a weight": sums._replace(metrics={"error": error}),
+            "a sum of a metric": sums._replace(metrics={"error": (error * batch["y"], weight)}),
+        }.get(self.forgotten, sums)
+
+    def advance(self, parts, statistics):
+        variables = super().advance(parts, statistics)
+        return {
+            "a variable": {"mean": variables["mean"]},
+            "a shape": variables | {"mean": variables["mean"][:2]},
+            "a type": variables | {"steps": variables["steps"].astype(jnp.int32)},
+        }.get(self.forgotten, variables)
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "sentence"),
+    [
+        ("a sum over rows", "the loss of the player 'loss' is a scalar"),
+        ("a player", r"losses are those of \['critic'\], and the players are \['loss'\]"),
+        ("a weight", "the metric 'error' is a pair of scalars"),
+        ("a sum of a metric", "the metric 'error' is a pair of scalars"),
+        ("a variable", "advance keeps the names"),
+        ("a shape", "advance keeps the names"),
+        ("a type", "advance keeps the names"),
+    ],
+)
+def test_what_a_task_forgets_is_named_before_anything_is_compiled(forgotten, sentence):
+    task = Careless(forgotten=forgotten, mesh=Mesh(data=1))
+    mesh = task.mesh.build()
+    with pytest.raises(TypeError, match=sentence):
+        jax.eval_shape(make_update(task, mesh), initial_state(task, jax.random.key(0)), batch())
+
+
 def test_the_step_compiles_once():
     *_, update = trained(replace(REGRESSION, mesh=Mesh(data=2)), steps=4)
     assert update._cache_size() == 1
