@@ -119,11 +119,13 @@ def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path) -> TrainSt
     """The state before the first step: fresh, but for what comes from elsewhere, which is copied into the directory."""
     held = {name: source.read() for name, source in task.sources().items()}
     template = abstract_state(task, mesh, held)
+    # What does not fit is refused before anything is compiled.
+    begin = task.train.start.read_as(template.parts.trained) if task.train.start else None
     key = jax.random.fold_in(jax.random.key(task.train.seed), 2**31 - 1)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(lambda key, held: initial_state(task, key, held), out_shardings=shardings)(key, held)
-    if task.train.start:
-        trained = jax.device_put(task.train.start.read_as(template.parts.trained), shardings.parts.trained)
+    if begin is not None:
+        trained = jax.device_put(begin, shardings.parts.trained)
         ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, trained)
         state = state._replace(parts=state.parts._replace(trained=trained), ema=ema)
         log.info("the weights begin as those of %s", task.train.start.path)

@@ -211,7 +211,7 @@ def test_it_is_trained_killed_resumed_sampled_and_evaluated(elsewhere):
         assert process.returncode == 2, told + refused
         (sentence,) = refused.splitlines()
         assert sentence.startswith("error: ")
-        assert "mine.regression.Regression" in sentence
+        assert "of type 'mine.regression.Points': only types of genjax are accepted" in sentence
         assert "--allow mine" in sentence
         assert not (elsewhere / "mine" / "imported").exists()
         told = finish(start(elsewhere, *words, "--workdir", "run", "--allow", "mine"))
