@@ -1,7 +1,7 @@
 """The front doors as people use them: what they refuse, and how.
 
-What is refused is asked of `main` in this process; that a refusal is one line on stderr and exit code 2, of each door as
-a process.
+What is refused is asked of `main` in this process; that a refusal is one line on stderr and exit code 2, of each door
+as a process.
 """
 
 import gzip
@@ -237,7 +237,11 @@ def door(*words, cwd=ROOT):
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "words",
-    [("train.py", "--config", SD3, "--train.stesp", "5"), ("sample.py", "--num", "0"), ("-m", "genjax.evaluate", "--num", "1")],
+    [
+        ("train.py", "--config", SD3, "--train.stesp", "5"),
+        ("sample.py", "--num", "0"),
+        ("-m", "genjax.evaluate", "--num", "1"),
+    ],
     ids=["train", "sample", "evaluate"],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(words):
