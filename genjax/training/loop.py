@@ -159,7 +159,7 @@ def same_course(there: Task, here: Task) -> str | None:
     It may where the learning rates of all players agree on every step that the shorter of the two takes.
     """
     steps = min(there.train.steps, here.train.steps)
-    for (name, old), new in zip(there.players().items(), here.players().values(), strict=True):
+    for old, new in zip(there.players().values(), here.players().values(), strict=True):
         updates = np.arange(old.moves(steps))
         rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]
         if not np.array_equal(*rates):

@@ -87,10 +87,8 @@ def test_finished_and_trained_again_it_stays_as_it_is(system, trained):
     directory, state = trained
 
     def files():
-        kept = (
-            p for p in directory.rglob("*") if p.is_file() and p.parent.name != "tensorboard" and p.name != "log.txt"
-        )
-        return {path: path.read_bytes() for path in kept}
+        there = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "tensorboard")
+        return {path: path.read_bytes() for path in there if path.name != "log.txt"}
 
     before = files()
     again = fit(system.task("--mesh.data", "1"), directory)

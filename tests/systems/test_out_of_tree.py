@@ -1,7 +1,7 @@
 """A system that lives outside of genjax: a package and a config file in a folder of their own, at every door.
 
-`mine` draws a line through points and shows it. It leaves a mark where it is imported, as importing runs its code: a run
-that somebody has downloaded never does that unless --allow says so.
+`mine` draws a line through points and shows it. It leaves a mark where it is imported, as importing runs its code: a
+run that somebody has downloaded never does that unless --allow says so.
 """
 
 import json
