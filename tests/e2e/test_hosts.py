@@ -121,6 +121,16 @@ def test_a_state_divided_over_two_processes_is_that_of_one_and_goes_on_anywhere(
     assert_close(last_state(run), last_state(other))
 
 
+def test_what_the_first_process_refuses_ends_all_at_once(alone):
+    begun = time.monotonic()
+    processes = start_two(alone[0], "--train.steps", HALF, "--train.seed", 1)
+    told = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], "\n\n".join(told)
+    assert "holds a run of another config (train.seed is 0 there and 1 here)" in told[0]
+    assert "error: the first process has refused to begin" in told[1]
+    assert time.monotonic() - begun < 100  # Not the five minutes that jax waits for those who have gone.
+
+
 @pytest.mark.parametrize(
     ("mesh", "number"), [("data", signal.SIGTERM), ("tensor", signal.SIGINT)], ids=["data-TERM", "tensor-INT"]
 )
