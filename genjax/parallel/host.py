@@ -8,6 +8,7 @@ Why not `multihost_utils.reached_preemption_sync_point`: its service listens to 
 that either it or Python's handler never hears of the signal; and it knows neither SIGINT nor another reason to stop.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,26 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-__all__ = ["Agreement", "own_copy", "whole"]
+from genjax.errors import InputError
+
+__all__ = ["Agreement", "on_the_first", "own_copy", "whole"]
+
+
+def on_the_first(action: Callable[[], None]) -> None:
+    """Let the first process do it, while the others wait; where it raises InputError, all of them do.
+
+    Otherwise the others would wait for one that has gone, and that one at its exit for them.
+    """
+    refusal = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except InputError as error:
+            refusal = error
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.array(refusal is not None)):
+        refusal = refusal or InputError("the first process has refused to begin, and says why")
+    if refusal is not None:
+        raise refusal
 
 
 def whole(tree: PyTree[Any]) -> PyTree[np.ndarray]:

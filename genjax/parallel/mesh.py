@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -98,12 +97,6 @@ class Mesh:
         if several and data * group < len(devices):
             raise InputError(f"{asked}, and {there}, all of which must take part")
         return jax.sharding.Mesh(np.asarray(devices[: data * group]).reshape(data, self.fsdp, self.tensor), AXES)
-
-
-def wait_for_all(what: str) -> None:
-    """Until every process has come to this point."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -64,7 +64,7 @@ class LanguageModel(Task):
         """The mean loss of a token, in nats."""
         losses, counts = self.token_losses(parts, batch)
         correct = counts.sum().astype(jnp.float32)
-        return Sums({"loss": losses.sum() / totals["tokens"]}, {"tokens": (correct, jnp.float32(1))})
+        return Sums({"loss": losses.sum() / totals["tokens"]}, {"tokens": (correct, correct / totals["tokens"])})
 
     def token_losses(self, parts: Parts, batch: dict[str, Array]) -> tuple[Float[Array, "B T"], Array]:
         """(the loss of the token after each token, which of them count)."""

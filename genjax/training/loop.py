@@ -18,9 +18,9 @@ from rich.console import Console
 
 from genjax.data.loader import Loader
 from genjax.errors import InputError
-from genjax.parallel.host import Agreement, whole
+from genjax.parallel.host import Agreement, on_the_first, whole
 from genjax.parallel.host_memory import keep_freed_memory
-from genjax.parallel.mesh import batch_shards, batch_share, shard_batch, wait_for_all
+from genjax.parallel.mesh import batch_shards, batch_share, shard_batch
 from genjax.parallel.rules import unbox
 from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.directory import open_run
@@ -72,10 +72,12 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         )
         until_the_end.callback(loader.close)
         console = console or Console()
-        if jax.process_index() == 0:
+
+        def open_directory():
             open_run(directory, task, goes_on=same_course)
             log_to(directory, console)
-        wait_for_all("the run directory is there")
+
+        on_the_first(open_directory)
 
         # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
         checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)

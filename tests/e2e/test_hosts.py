@@ -12,24 +12,23 @@ from pathlib import Path
 
 import chex
 import jax
-import numpy as np
 import pytest
 
 from genjax import config
 from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoints
-from genjax.runs.weights import misfit, read_weights
+from genjax.runs.weights import read_weights
 from genjax.training.state import abstract_state, to_trees
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-HALF, STEPS = 4, 8
+HALF, STEPS = 5, 10
 # With this eps a gradient that is rounding stays rounding (tests/systems/test_divided.py says more).
 WORDS = (
-    "--config", "configs/sd3.py", "--model.depth", 1, "--text.depth", 1, "--sampler.steps", 2, "--train.batch_size", 8,
-    "--optimizer.decay", "constant", "--optimizer.warmup_steps", 2, "--optimizer.eps", 1e-3, "--train.log_every", 1,
-    "--train.validate_every", 1000, "--train.sample_every", 1000, "--checkpoint.every", 3,
+    "--config", "configs/gan.py:toy", "--train.batch_size", 8, "--generator_every", 2, "--optimizer.eps", 1e-3,
+    "--critic_optimizer.eps", 1e-3, "--train.log_every", 1, "--train.validate_every", 100_000,
+    "--train.sample_every", 100_000, "--checkpoint.every", 3,
 )  # fmt: skip
 
 
@@ -64,10 +63,14 @@ def start_two(workdir, *more):
     return [start(workdir, place, "--mesh.multihost", True, *more) for place in places]
 
 
-def losses(workdir):
+def lines(workdir):
+    """What is told of each step, but for how fast it went and what is measured at the end alone."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line)["loss"] for line in lines if line.endswith("}")]
+    told = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return [
+        {name: value for name, value in line.items() if name.partition("/")[0] in ("step", "loss", "gradient_norm")}
+        for line in told
+    ]
 
 
 def last_state(workdir):
@@ -79,12 +82,11 @@ def last_state(workdir):
 
 
 def exported(workdir):
-    """model.safetensors, which has to be whole."""
+    """What model.safetensors holds; it is read only where it is all that the network needs."""
     alone = workdir.with_name(f"{workdir.name}-exported")
     shutil.copytree(workdir, alone, ignore=shutil.ignore_patterns("checkpoints"))
     task = config.read(alone / "config.json")
     parts, _ = read_weights(alone, task)
-    assert misfit(parts.trained, jax.eval_shape(lambda: parts.trained)) == ""
     return jax.device_get(parts.trained)
 
 
@@ -105,7 +107,7 @@ def test_a_state_divided_over_two_processes_is_that_of_one_and_goes_on_anywhere(
     one, weights = alone
     run, other = tmp_path / "two-one", tmp_path / "one-two"
     finish(*start_two(run, "--mesh.fsdp", 2, "--train.steps", HALF))
-    np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
+    assert_close(lines(run), lines(one))
     assert_close(exported(run), weights)
 
     shutil.copytree(one, other)
@@ -114,27 +116,37 @@ def test_a_state_divided_over_two_processes_is_that_of_one_and_goes_on_anywhere(
     told, silent = finish(*start_two(other, "--mesh.fsdp", 2, "--train.steps", STEPS))
     assert f"at step {HALF} of {STEPS}" in told
     assert "resuming" not in silent
-    assert len(losses(run)) == STEPS
-    np.testing.assert_allclose(losses(run), losses(other), rtol=1e-5)
+    assert len(lines(run)) == STEPS
+    assert_close(lines(run), lines(other))
     assert_close(last_state(run), last_state(other))
+
+
+def test_what_the_first_process_refuses_ends_all_at_once(alone):
+    begun = time.monotonic()
+    processes = start_two(alone[0], "--train.steps", HALF, "--train.seed", 1)
+    told = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], "\n\n".join(told)
+    assert "holds a run of another config (train.seed is 0 there and 1 here)" in told[0]
+    assert "error: the first process has refused to begin" in told[1]
+    assert time.monotonic() - begun < 100  # Not the five minutes that jax waits for those who have gone.
 
 
 @pytest.mark.parametrize(
     ("mesh", "number"), [("data", signal.SIGTERM), ("tensor", signal.SIGINT)], ids=["data-TERM", "tensor-INT"]
 )
 def test_a_signal_to_one_host_stops_all_at_the_same_step(alone, tmp_path, mesh, number):
-    """And what it was training until then is what one process trains; one process then goes on with it."""
+    """What they have trained until then is what one process trains; one process then goes on with it."""
     run = tmp_path / "run"
     processes = start_two(run, f"--mesh.{mesh}", 2, "--train.steps", 100_000, "--checkpoint.every", 100_000)
     deadline = time.monotonic() + 240
-    while len(losses(run)) < HALF and time.monotonic() < deadline and all(p.poll() is None for p in processes):
+    while len(lines(run)) < HALF and time.monotonic() < deadline and all(p.poll() is None for p in processes):
         time.sleep(0.05)
     processes[1].send_signal(number)
     told, _ = finish(*processes)
     assert "stopped by another process after step" in told
     stopped = int(told.partition("another process after step ")[2].partition(";")[0])
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(stopped)]
-    assert len(losses(run)) == stopped
-    np.testing.assert_allclose(losses(run)[:HALF], losses(alone[0]), rtol=1e-5)
+    assert len(lines(run)) == stopped
+    assert_close(lines(run)[:HALF], lines(alone[0]))
     (told,) = finish(start(run, {}, "--train.steps", stopped + 1))
     assert f"resuming {run} at step {stopped}" in told

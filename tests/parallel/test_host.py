@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genjax.parallel.host import Agreement, whole
+from genjax.errors import InputError
+from genjax.parallel.host import Agreement, on_the_first, whole
 from genjax.parallel.mesh import Mesh
 
 
@@ -24,6 +25,26 @@ def test_divided_replicated_and_plain_arrays_come_whole():
     for leaf in (*found["on devices"], found["here"]):
         np.testing.assert_array_equal(leaf, x)
     assert found["step"] == 3
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_the_first_process_refuses_all_refuse(monkeypatch, place):
+    """The others without having looked; their messages are played here."""
+    looked, heard = [], []
+
+    def look():
+        looked.append(1)
+        raise InputError("that is no directory")
+
+    monkeypatch.setattr(jax, "process_index", lambda: place)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    tell = "genjax.parallel.host.multihost_utils.broadcast_one_to_all"
+    monkeypatch.setattr(tell, lambda flag: heard.append(bool(flag)) or np.array(True))
+    with pytest.raises(InputError, match="that is no directory" if place == 0 else "the first process has refused"):
+        on_the_first(look)
+    assert (looked, heard) == (([1], [True]) if place == 0 else ([], [False]))
+    monkeypatch.setattr(tell, lambda flag: np.array(False))
+    on_the_first(lambda: None)
 
 
 def test_a_single_process_hears_itself_at_once():

@@ -45,7 +45,7 @@ def test_its_config_is_rebuilt_from_the_run_directory_alone(system, trained):
 
 def test_it_trains_and_tells(system, trained):
     directory, state = trained
-    assert [line["step"] for line in lines(directory)] == [2, 4]
+    assert [line["step"] for line in lines(directory)] == [3, 4]
     for line in lines(directory):
         assert all(np.isfinite(value) for value in line.values() if value is not None)
     assert int(state.step) == STEPS
@@ -58,7 +58,10 @@ class Killed(Exception):
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_not(system, trained, tmp_path, monkeypatch):
-    """Killed while step 4 is told, after the checkpoint of step 2: every bit of the state, and every line."""
+    """Killed while step 4 is read, after the checkpoint of step 2, whose two steps were not yet told.
+
+    Every bit of the state is that of the whole run, and every line.
+    """
     from genjax.training.report import Report
 
     read, seen = Report.read, []
@@ -77,6 +80,20 @@ def test_killed_and_resumed_it_is_the_run_that_was_not(system, trained, tmp_path
     resumed = fit(task, tmp_path / "run")
     chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(trained[1]))
     assert lines(tmp_path / "run") == lines(trained[0])
+
+
+def test_finished_and_trained_again_it_stays_as_it_is(system, trained):
+    """Every byte of every file, but of the log and TensorBoard's."""
+    directory, state = trained
+
+    def files():
+        there = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "tensorboard")
+        return {path: path.read_bytes() for path in there if path.name != "log.txt"}
+
+    before = files()
+    again = fit(system.task("--mesh.data", "1"), directory)
+    chex.assert_trees_all_equal(jax.device_get(again), jax.device_get(state))
+    assert files() == before
 
 
 def test_it_is_sampled(system, trained, tmp_path, capsys):
