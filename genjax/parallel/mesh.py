@@ -31,7 +31,6 @@ __all__ = [
     "batch_share",
     "replicated",
     "shard_batch",
-    "wait_for_all",
 ]
 
 AXES = DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = ("data", "fsdp", "tensor")
