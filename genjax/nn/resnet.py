@@ -51,9 +51,9 @@ class InvertedResidual(nn.Module):
 class GroupedConv(nn.Module):
     """A 3 x 3 convolution of each group of channels by itself: (B, H, W, C) to the same shape.
 
-    Linen's Conv with `feature_group_count=groups`, parameters included. It is a sum of nine products of matrices, one for
-    each place of the kernel, because XLA's derivatives of grouped convolutions take 12 times as long on a CPU, and a
-    penalty on slopes takes them twice.
+    Linen's Conv with `feature_group_count=groups`, parameters included. It is a sum of nine products of matrices, one
+    for each place of the kernel, because XLA's derivatives of grouped convolutions take 12 times as long on a CPU, and
+    a penalty on slopes takes them twice.
     """
 
     groups: int

@@ -2,9 +2,9 @@
 
     min over G, max over D of   E objective(D(x), D(G(z)))  -  penalty(D),        z ~ N(0, I)
 
-Objective, penalty and constraint come from `genjax.adversarial`, the networks from `genjax.models`; any goes with any. The
-two players move by gradients of one forward pass, the generator at every `generator_every`-th step. Rows are points of
-the plane or pictures, with the label of their class where the networks have classes.
+Objective, penalty and constraint come from `genjax.adversarial`, the networks from `genjax.models`; any goes with any.
+The two players move by gradients of one forward pass, the generator at every `generator_every`-th step. Rows are points
+of the plane or pictures, with the label of their class where the networks have classes.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Laws of GANs: who sees what, constraints that hold after every step, and samples that are functions of seed and place."""
+"""Laws of GANs: who sees what, constraints that hold after every step, samples that depend on seed and place alone."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from genjax.training.state import initial_state
 from genjax.training.task import Train
 from genjax.training.update import make_update
 
-# A large eps: Adam makes whole steps of the rounding errors of gradients that are zero, as those of biases before norms.
+# A large eps: Adam makes whole steps of the rounding errors of gradients that are zero, as of biases before norms.
 ADAM = Adam(learning_rate=1e-2, warmup_steps=0, b1=0.5, eps=1e-3, clip_norm=None)
 TOY = GAN(
     generator=MLPGenerator(width=8, depth=1),
