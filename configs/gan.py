@@ -43,21 +43,21 @@ def digits() -> GAN:
         data=Digits(),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=6000, batch_size=64, ema_decay=0.999, data_threads=0),
+        train=Train(steps=4000, batch_size=64, ema_decay=0.999, data_threads=0),
     )
 
 
 def r3() -> GAN:
     adam = Adam(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=None)
     return GAN(
-        generator=ResNetGenerator(),
-        critic=ResNetCritic(),
+        generator=ResNetGenerator(width=16),
+        critic=ResNetCritic(width=16),
         objective=Relativistic(),
         penalty=R1R2(weight=0.5),
         data=Digits(),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=4000, batch_size=64, ema_decay=0.999, data_threads=0),
+        train=Train(steps=3000, batch_size=64, ema_decay=0.999, data_threads=0),
     )
 
 

@@ -18,7 +18,7 @@ from genjax.training.task import Train
 
 
 def wgan(penalty: Penalty, constraint: Constraint) -> GAN:
-    adam = Adam(learning_rate=5e-4, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
+    adam = Adam(learning_rate=2e-3, warmup_steps=0, decay="cosine", b1=0.5, b2=0.9, clip_norm=None)
     return GAN(
         generator=MLPGenerator(),
         critic=MLPCritic(),
@@ -26,13 +26,13 @@ def wgan(penalty: Penalty, constraint: Constraint) -> GAN:
         objective=Wasserstein(),
         penalty=penalty,
         constraint=constraint,
-        generator_every=5,
+        generator_every=3,
         data=TwentyFiveGaussians(),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=20_000, batch_size=256, ema_decay=0.999, data_threads=0, log_every=500,
-                    validate_every=5000, sample_every=5000),
-        checkpoint=Checkpoint(every=5000),
+        train=Train(steps=10_000, batch_size=256, ema_decay=0.99, data_threads=0, log_every=500,
+                    validate_every=2500, sample_every=2500),
+        checkpoint=Checkpoint(every=2500),
     )  # fmt: skip
 
 

@@ -56,17 +56,23 @@ class GAN(Task):
     """A game of two networks, of which one learns to draw."""
 
     generator: MLPGenerator | DCGANGenerator | ResNetGenerator = field(default_factory=DCGANGenerator)
+    """Draws rows from latents."""
     critic: MLPCritic | DCGANCritic | ResNetCritic = field(default_factory=DCGANCritic)
+    """Scores rows, real and drawn."""
     latent: int = 64
     """Number of coordinates of z."""
     objective: Objective = NonSaturating()
+    """What either player loses by the scores."""
     penalty: Penalty = R1()
+    """What the critic pays for its slope."""
     constraint: Constraint = Unconstrained()
+    """Where the critic's parameters are kept."""
     generator_every: int = 1
     """Steps of the critic for one of the generator."""
     optimizer: Optimizer = Adam(learning_rate=2e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=None)
     """The generator's."""
     critic_optimizer: Optimizer = Adam(learning_rate=2e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=None)
+    """The critic's."""
 
     @property
     def num_classes(self) -> int:

@@ -42,10 +42,12 @@ class DrawSamples:
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         if self.truncation is not None and not self.truncation > 0:
             raise InputError(f"--truncation is a limit for |z|, above 0, not {self.truncation}")
-        if self.interpolate < 0 or (self.interpolate and (task.draws_points or self.num < 2)):
-            raise InputError(
-                "--interpolate takes the number of steps between pictures, of which --num asks at least two"
-            )
+        if self.interpolate < 0:
+            raise InputError(f"--interpolate is a number of steps, 0 or more, not {self.interpolate}")
+        if self.interpolate and task.draws_points:
+            raise InputError("--interpolate leads from picture to picture, and the samples of this run are points")
+        if self.interpolate and self.num < 2:
+            raise InputError(f"--interpolate leads from picture to picture: --num is at least 2, not {self.num}")
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         params, z = parts.trained["generator"], task.latents(self.seed, self.num, self.truncation)

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.linen import meta
 
 from genjax.errors import InputError
-from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
+from genjax.nn.resnet import LEAK, GroupedConv, InvertedResidual, halvings, he_normal, resized
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 8)), jnp.float32)
 
@@ -27,6 +28,25 @@ def test_a_block_is_widened_mixed_in_groups_and_narrowed(params):
         "mix": (3, 3, 4, 16),
         "narrow": (1, 1, 16, 8),
     }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_grouped_convolution_is_linens_and_so_are_its_derivatives(groups):
+    """Values, and the gradient of a squared slope, as a penalty takes it."""
+    ours, linens = GroupedConv(groups, kernel_init=he_normal()), nn.Conv(8, (3, 3), feature_group_count=groups)
+    params = meta.unbox(ours.init(jax.random.key(0), X))["params"] | {"bias": jnp.linspace(-1, 1, 8)}
+    shapes = jax.eval_shape(linens.init, jax.random.key(0), X)["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+
+    def values_and_gradients(model):
+        def penalty(params):
+            slopes = jax.grad(lambda x: jnp.tanh(model.apply({"params": params}, x)).sum())(X)
+            return jnp.square(slopes).sum()
+
+        return jax.jit(lambda params: (model.apply({"params": params}, X), jax.grad(penalty)(params)))(params)
+
+    here, there = values_and_gradients(ours), values_and_gradients(linens)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), here, there)
 
 
 def test_a_block_of_sixteen_starts_with_half_of_hes_scale(params):

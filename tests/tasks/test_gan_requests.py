@@ -73,8 +73,9 @@ def test_points_are_drawn_as_one_picture_and_kept_as_numbers(monkeypatch):
     [
         (TOY, "sample", {"num": 0}, "--num"),
         (TOY, "sample", {"truncation": 0.0}, "--truncation"),
-        (TOY, "sample", {"interpolate": 3}, "--interpolate"),
-        (PICTURES, "sample", {"num": 1, "interpolate": 3}, "--interpolate"),
+        (TOY, "sample", {"interpolate": 3}, "the samples of this run are points"),
+        (PICTURES, "sample", {"interpolate": -1}, "--interpolate is a number of steps, 0 or more, not -1"),
+        (PICTURES, "sample", {"num": 1, "interpolate": 3}, "--num is at least 2, not 1"),
         (TOY, "evaluate", {"num": 1}, "--num"),
         (PICTURES, "evaluate", {"num": 1}, "--num"),
     ],
