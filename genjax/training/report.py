@@ -74,6 +74,7 @@ class Report:
     def tell(self, step: int, state: TrainState, examples_skipped: int) -> dict[str, float]:
         """Write what is due after `step`: means since the last time, and what is measured now. Returns all of it."""
         told = {name: total / weight if weight else float("nan") for name, (total, weight) in self._untold.items()}
+        idle = {name for name, (_, weight) in self._untold.items() if not weight}
         train, last = self._task.train, step == self._task.train.steps
         passed, seconds = step - self._since, time.perf_counter() - self._clock
         validating, sampling = (last or step % every == 0 for every in (train.validate_every, train.sample_every))
@@ -90,7 +91,7 @@ class Report:
             if sampling:
                 self._preview(step, averaged)
             self._writer.write(step, told)
-            shown = [name for name in told if name.partition("/")[0] in SHOWN and "/t=" not in name]
+            shown = [n for n in told if n.partition("/")[0] in SHOWN and "/t=" not in n and n not in idle]
             log.info("step %d  %s", step, "  ".join(f"{name} {told[name]:.4g}" for name in shown))
         self._untold.clear()
         self._since, self._clock = step, time.perf_counter()

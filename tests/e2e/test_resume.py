@@ -49,8 +49,13 @@ def steps_done(workdir) -> int:
 
 
 def wait_for(workdir, process, step):
+    """Until that step is told, and some checkpoint is whole."""
     deadline = time.monotonic() + 240
-    while steps_done(workdir) < step and process.poll() is None and time.monotonic() < deadline:
+
+    def there():
+        return steps_done(workdir) >= step and any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
+
+    while not there() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, process.stdout.read()
 

@@ -1,6 +1,7 @@
 """Laws of what is told of a run."""
 
 import json
+import logging
 from dataclasses import dataclass, replace
 
 import jax
@@ -122,6 +123,21 @@ def test_every_player_has_its_own_losses_and_learning_rate(tmp_path):
     told = report.tell(4, initial_state(task, jax.random.key(0)), 0)
     assert told["learning_rate/critic"] == pytest.approx(1e-2)
     assert told["learning_rate/generator"] == pytest.approx(0.05)
+
+
+def test_of_a_player_that_did_not_move_the_log_says_nothing(tmp_path, caplog):
+    """metrics.jsonl says null."""
+    report = Report(Game(every=2), tmp_path, 0)
+    one, none = (jnp.asarray(1.0), jnp.asarray(1.0)), (jnp.asarray(0.0), jnp.asarray(0.0))
+    report.read(Told({"loss/critic": one, "loss/generator": none}, jnp.asarray(0)))
+    logger = logging.getLogger("genjax")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "genjax"):
+        report.tell(2, initial_state(Game(), jax.random.key(0)), 0)
+    logger.removeHandler(caplog.handler)
+    assert "loss/critic 1" in caplog.text
+    assert "generator" not in caplog.text
+    assert lines(tmp_path)[0]["loss/generator"] is None
 
 
 def made(directory):
