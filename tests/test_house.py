@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,15 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 """
+
+
+def test_the_doors_and_the_loop_know_no_system():
+    """A new system changes none of them: they meet it in a config, or in the run directory that recorded one."""
+    graph = grimp.build_graph("genjax", cache_dir=None)
+    for system in ("tasks", "models", "nn", "diffusion", "adversarial", "language"):
+        for door in ("evaluate", "runs", "training"):
+            chain = graph.find_shortest_chain(f"genjax.{door}", f"genjax.{system}", as_packages=True)
+            assert chain is None, " -> ".join(chain)
 
 
 def test_genjax_imports_without_any_reference_implementation_and_starts_no_device():
