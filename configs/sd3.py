@@ -5,11 +5,12 @@ medium, large               the shapes of SD3-medium and of the 8 B model
 medium_35, large_35         the shapes of SD3.5
 """
 
-from genjax.data import Images, Npz
+from genjax.data import Emoji, Images, Npz
 from genjax.diffusion.solvers import DPMpp2M
 from genjax.diffusion.times import LogitNormal
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
+from genjax.models.word_encoder import WordEncoder
 from genjax.runs.checkpoints import Checkpoint
 from genjax.tasks.text_to_image import Sampler, TextToImage
 from genjax.training.optimizer import AdamW
@@ -32,6 +33,28 @@ def nano() -> TextToImage:
     )
 
 
+def emoji() -> TextToImage:
+    return TextToImage(
+        model=MMDiT(
+            channels=3,
+            patch_size=4,
+            depth=4,
+            num_heads=4,
+            head_dim=32,
+            pos_embed_max_size=8,
+            pos_embed_base_size=8,
+            remat="full",
+        ),
+        text=WordEncoder(vocabulary=1536, width=128, pooled_width=128, num_heads=4),
+        times=LogitNormal(0.5, 1.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=3.0, shift=1.0),
+        data=Emoji(size=32),
+        optimizer=AdamW(learning_rate=2e-3, warmup_steps=200, decay="cosine", weight_decay=0.01),
+        train=Train(steps=10_000, batch_size=32, ema_decay=0.999, data_threads=0, sample_every=250),
+        checkpoint=Checkpoint(every=250),
+    )
+
+
 def published(depth: int, **model) -> TextToImage:
     """A network of the published family: `depth` blocks, `depth` heads of 64, on precomputed 16-channel latents."""
     return TextToImage(
@@ -47,6 +70,7 @@ def published(depth: int, **model) -> TextToImage:
 
 VARIANTS = {
     "nano": nano,
+    "emoji": emoji,
     "medium": lambda: published(24, qk_norm=False),
     "large": lambda: published(38, qk_norm=False),
     "medium_35": lambda: published(24, dual_attention_layers=13, pos_embed_max_size=384),
