@@ -32,7 +32,6 @@ from genjax.models.word_encoder import WordEncoder
 from genjax.runs.outputs import Door, Frames, Numbers, Output, Request
 from genjax.runs.outputs import Images as Pictures
 from genjax.runs.parts import Parts
-from genjax.tasks.caption_evaluation import caption_figures, judge_of
 from genjax.tasks.image_evaluation import image_figures
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task, keyed
@@ -182,7 +181,7 @@ class TextToImage(Task):
         sampler = self.sampler
         given = {"steps": sampler.steps, "guidance": sampler.guidance, "solver": sampler.solver}
         if door == "evaluate":
-            return JudgeImages(**given) if self.data.class_names else JudgeCaptions(**given)
+            return JudgeImages(**given)
         return DrawImages(**given) if door == "sample" else DrawPreview()
 
     def validate(self, parts: Parts) -> dict[str, float]:
@@ -199,7 +198,7 @@ class TextToImage(Task):
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
 
     def captions(self) -> list[tuple[str, ...]]:
-        """The captions of each class, in the order of the classes, or of 10 images to train on where there are none."""
+        """The captions of each class, in the order of the classes, or of 10 training images where there are none."""
         if not self.data.class_names:
             source = self.data.source("train")
             return [source[i * len(source) // 10]["captions"] for i in range(10)]
@@ -227,16 +226,6 @@ class _Drawing:
     def sampler(self, task: TextToImage) -> Sampler:
         """The run's sampler with what was asked for."""
         return replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
-
-    def how(self, sampler: Sampler) -> dict[str, float | int | str]:
-        """How the samples were drawn, to stand beside their figures."""
-        return {
-            "solver": type(sampler.solver).__name__,
-            "steps": sampler.steps,
-            "nfe": sampler.evaluations,
-            "guidance": sampler.guidance,
-            "seed": self.seed,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,33 +293,16 @@ class JudgeImages(_Drawing):
         sampler = self.sampler(task)
         prompts, labels = prompts_in_turn(task.captions(), self.num)
         samples = np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
-        yield Numbers(image_figures(task.data, samples, labels) | self.how(sampler))
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeCaptions(_Drawing):
-    """Measure samples of captions, trained on and held out, with a judge that is trained on the real pictures first."""
-
-    num: int = 200
-    """Number of samples of each part: trained captions, held-out ones and, where the data have them, held-out pairs."""
-    judge_steps: int = 800
-    """Steps that the judge is trained for."""
-
-    def check(self, task: TextToImage) -> None:
-        if self.num < 2:
-            raise InputError(f"--num is the number of samples of each part, at least 2, not {self.num}")
-        if self.judge_steps < 1:
-            raise InputError(f"--judge_steps is the number of steps of the judge, at least 1, not {self.judge_steps}")
-        self.sampler(task)
-
-    def __call__(self, task: TextToImage, parts: Parts) -> Iterator[Output]:
-        sampler = self.sampler(task)
-
-        def draw(prompts: list[str]) -> Float[np.ndarray, "N H W C"]:
-            return np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
-
-        figures = caption_figures(task.data, draw, judge_of(task.data, steps=self.judge_steps), num=self.num)
-        yield Numbers(figures | self.how(sampler) | {"judge_steps": self.judge_steps})
+        yield Numbers(
+            image_figures(task.data, samples, labels if task.data.class_names else None)
+            | {
+                "solver": type(sampler.solver).__name__,
+                "steps": sampler.steps,
+                "nfe": sampler.evaluations,
+                "guidance": sampler.guidance,
+                "seed": self.seed,
+            }
+        )
 
 
 def prompts_in_turn(captions: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:
