@@ -10,13 +10,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, PyTree
 
+from genjax import config
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
 from genjax.parallel.rules import unbox
 from genjax.runs.checkpoints import Checkpoints
 from genjax.runs.parts import Parts
 
-__all__ = ["FILES", "misfit", "read_part", "read_weights", "trained_item", "write_part"]
+__all__ = ["FILES", "misfit", "read_part", "read_weights", "ship", "trained_item", "write_part"]
 
 FILES = Parts("model.safetensors", "fixed.safetensors", "variables.safetensors")
 """Where each of the parts lies in a run directory once it is finished; `fixed` lies there from the start."""
@@ -25,8 +26,8 @@ FILES = Parts("model.safetensors", "fixed.safetensors", "variables.safetensors")
 def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
     """The parts of the newest readable checkpoint, else of the files, and their step.
 
-    `trained` is the average where the run keeps one. Raises InputError when the directory has no weights, or when what
-    it has does not fit the task.
+    `trained` is the average where the run keeps one, in the network's precision even where the file holds half of it
+    (`ship`). Raises InputError when the directory has no weights, or when what it has does not fit the task.
     """
     shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
     fixed = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else shapes.fixed
@@ -51,7 +52,28 @@ def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
             raise InputError(
                 f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}"
             )
-    return Parts(jax.tree.map(jnp.asarray, tree), fixed, variables), int(metadata.get("step", 0))
+    trained = jax.tree.map(lambda leaf, shape: jnp.asarray(leaf, shape.dtype), tree, dict(shapes.trained))
+    return Parts(trained, fixed, variables), int(metadata.get("step", 0))
+
+
+def ship(run: str | Path, destination: str | Path) -> Path:
+    """Copy to `destination` what a run is sampled with: its config, and its weights as float16, at half their size.
+
+    float16 has three bits more than bfloat16, and the range of weights needs no more of it. Returns the file of the
+    weights. Raises InputError as `read_weights`, and for weights beyond that range.
+    """
+    run, destination = Path(run), Path(destination)
+    task = config.read(run / "config.json")
+    parts, step = read_weights(run, task)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        halves = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), parts.trained)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(halves)):
+        raise InputError(f"the weights of {run} do not fit into float16, which ends at 65504")
+    destination.mkdir(parents=True, exist_ok=True)
+    config.save(task, destination / "config.json")
+    for name in ("fixed", "variables"):
+        write_part(destination, name, jax.device_get(getattr(parts, name)))
+    return write_part(destination, "trained", halves, {"step": str(step)})
 
 
 def trained_item(task: Any) -> str:

@@ -198,11 +198,11 @@ class TextToImage(Task):
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
 
     def captions(self) -> list[tuple[str, ...]]:
-        """The captions of each class, in the order of the classes, or of 8 held-out images where there are none."""
-        source = self.data.source("test")
+        """The captions of each class, in the order of the classes, or of 10 training images where there are none."""
         if not self.data.class_names:
-            return [source[i % len(source)]["captions"] for i in range(8)]
-        by_label = {}
+            source = self.data.source("train")
+            return [source[i * len(source) // 10]["captions"] for i in range(10)]
+        source, by_label = self.data.source("test"), {}
         for example in map(source.__getitem__, range(len(source))):
             by_label.setdefault(example["label"], example["captions"])
             if len(by_label) == len(self.data.class_names):

@@ -15,7 +15,7 @@ from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.runs.checkpoints import Checkpoint, Checkpoints
 from genjax.runs.directory import SHIPPED, shipped_runs
-from genjax.runs.weights import read_weights
+from genjax.runs.weights import read_weights, ship
 from genjax.tasks.text_to_image import TextToImage
 from genjax.training.state import initial_state, to_trees
 
@@ -79,6 +79,32 @@ def test_only_the_average_is_read_of_a_checkpoint(tmp_path, state):
     for name in ("trained", "optimizer", "counters"):
         shutil.rmtree(tmp_path / "checkpoints" / "4" / name)
     assert read_weights(tmp_path, TASK)[1] == 4
+
+
+@pytest.fixture
+def run(tmp_path, state):
+    config.save(TASK, tmp_path / "run" / "config.json")
+    write_tree(tmp_path / "run" / "model.safetensors", jax.device_get(state.ema), {"step": "9"})
+    return tmp_path / "run"
+
+
+def test_a_shipped_run_has_half_the_size_and_reads_as_the_run_to_eleven_bits(tmp_path, run):
+    file = ship(run, tmp_path / "shipped")
+    task = config.read(tmp_path / "shipped" / "config.json")
+    (here, step), (there, _) = read_weights(tmp_path / "shipped", task), read_weights(run, TASK)
+    assert (task, step) == (TASK, 9)
+    assert file.stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
+    for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-25)  # half a step of float16, or of its subnormals
+
+
+def test_weights_that_overflow_in_half_precision_are_not_shipped(tmp_path, run, state):
+    large = jax.tree.map(lambda leaf: leaf + 1e5, jax.device_get(state.ema))
+    write_tree(run / "model.safetensors", large, {"step": "9"})
+    with pytest.raises(InputError, match="do not fit into float16"):
+        ship(run, tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()
 
 
 @pytest.mark.parametrize("run", shipped_runs(), ids=lambda run: run.name)

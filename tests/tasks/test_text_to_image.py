@@ -190,3 +190,13 @@ def test_a_prompt_that_is_too_long_is_refused(task, params):
 
 def test_the_default_system_is_the_published_one():
     assert TextToImage().model.num_heads * TextToImage().model.head_dim == 1536
+
+
+def test_without_classes_captions_are_of_training_images_from_all_over(task, tmp_path):
+    pairs = {"images": np.zeros((40, 8, 8, 1), np.float32), "captions": np.array([f"number {i}" for i in range(40)])}
+    np.savez(tmp_path / "pairs.npz", **pairs)
+    data = Npz(path=str(tmp_path / "pairs.npz"))
+    trained = [data.source("train")[i]["captions"] for i in range(len(data.source("train")))]
+    captions = replace(task, data=data).captions()
+    assert len(captions) == 10 and captions == sorted(captions, key=trained.index)
+    assert trained.index(captions[-1]) >= 0.8 * len(trained)
