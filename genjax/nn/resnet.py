@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from genjax.errors import InputError
 from genjax.nn.linear import Conv, with_axes
 
-__all__ = ["LEAK", "InvertedResidual", "halvings", "he_normal", "resized"]
+__all__ = ["LEAK", "GroupedConv", "InvertedResidual", "halvings", "he_normal", "resized"]
 
 LEAK = 0.2
 """Slope of the activation of GANs below zero (DCGAN, Radford et al. 2016)."""
