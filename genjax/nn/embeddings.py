@@ -6,7 +6,7 @@ transformers were trained with: `[cos | sin]` for time, `[sin | cos]` for positi
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 __all__ = ["sincos_1d", "sincos_2d_centre_crop", "timestep_embedding"]
 
@@ -22,7 +22,7 @@ def timestep_embedding(t: Float[Array, " B"], width: int, *, max_period: float =
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def sincos_1d(positions: Float[np.ndarray, "*shape"], width: int) -> Float[np.ndarray, "*shape width"]:
+def sincos_1d(positions: Num[np.ndarray, "*shape"], width: int) -> Float[np.ndarray, "*shape width"]:
     """`[sin(p w_i) | cos(p w_i)]`, w_i = 10000^(-i / (width/2)): shape positions.shape + (width,), float64."""
     frequencies = 1e4 ** (-np.arange(width // 2, dtype=np.float64) / (width // 2))
     angles = np.asarray(positions, np.float64)[..., None] * frequencies
