@@ -122,13 +122,12 @@ def test_a_state_divided_over_two_processes_is_that_of_one_and_goes_on_anywhere(
 
 
 def test_what_the_first_process_refuses_ends_all_at_once(alone):
-    begun = time.monotonic()
     processes = start_two(alone[0], "--train.steps", HALF, "--train.seed", 1)
+    # Not after the five minutes that jax waits for those who have gone.
     told = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], "\n\n".join(told)
     assert "holds a run of another config (train.seed is 0 there and 1 here)" in told[0]
     assert "error: the first process has refused to begin" in told[1]
-    assert time.monotonic() - begun < 100  # Not the five minutes that jax waits for those who have gone.
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_what_the_first_process_refuses_ends_all_at_once(alone):
 def test_a_signal_to_one_host_stops_all_at_the_same_step(alone, tmp_path, mesh, number):
     """What they have trained until then is what one process trains; one process then goes on with it."""
     run = tmp_path / "run"
-    processes = start_two(run, f"--mesh.{mesh}", 2, "--train.steps", 100_000, "--checkpoint.every", 100_000)
+    processes = start_two(run, f"--mesh.{mesh}", 2, "--train.steps", 100_000)
     deadline = time.monotonic() + 240
     while len(lines(run)) < HALF and time.monotonic() < deadline and all(p.poll() is None for p in processes):
         time.sleep(0.05)
@@ -145,7 +144,7 @@ def test_a_signal_to_one_host_stops_all_at_the_same_step(alone, tmp_path, mesh, 
     told, _ = finish(*processes)
     assert "stopped by another process after step" in told
     stopped = int(told.partition("another process after step ")[2].partition(";")[0])
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(stopped)]
+    assert max(int(path.name) for path in (run / "checkpoints").iterdir()) == stopped
     assert len(lines(run)) == stopped
     assert_close(lines(run)[:HALF], lines(alone[0]))
     (told,) = finish(start(run, {}, "--train.steps", stopped + 1))
