@@ -15,8 +15,9 @@ import pytest
 
 from genjax.diffusion.predictions import Denoised
 from genjax.diffusion.process import RectifiedFlow, coefficients, like
-from genjax.diffusion.solvers import SOLVERS, integrate, sampling_times
+from genjax.diffusion.solvers import DPMpp2M, Euler, Heun, integrate, sampling_times
 
+SOLVERS = {"euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMpp2M()}
 MEAN, STD = 0.5, 0.4
 
 every_solver = pytest.mark.parametrize("name", SOLVERS)

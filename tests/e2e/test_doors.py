@@ -114,7 +114,7 @@ TRAINING = {
     "a file as directory": ((SD3, "--workdir", "README.md"), "README.md"),
     "a folder of other files": ((SD3, "--workdir", "docs"), "docs holds files but no config.json"),
     "gan: no latent": ((TOY, "--latent", "0"), "latent is the number of coordinates of z, at least 1, not 0"),
-    "gan: a generator that never moves": ((TOY, "--generator_every", "0"), "not at every 0"),
+    "gan: a generator that never moves": ((TOY, "--generator_every", "0"), "generator_every"),
     "gan: unknown objective": ((TOY, "--objective", "Wassersten"), "did you mean Wasserstein"),
     "gan: unknown penalty": ((TOY, "--penalty", "R11"), "did you mean R1"),
     "gan: pictures of points": ((TOY, "--generator", "DCGANGenerator"), r"draws arrays of shape \(8, 8, 1\)"),

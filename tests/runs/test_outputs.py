@@ -61,7 +61,8 @@ def test_without_captions_there_are_no_prompts(images, tmp_path):
 
 
 def test_an_animation_has_every_frame(images, tmp_path):
-    assert Image.open(Frames(np.stack([images] * 4)).write(tmp_path)).n_frames == 4
+    frames = np.stack([images, -images, images / 2, -images / 2])  # equal ones would be one that stays longer
+    assert Image.open(Frames(frames).write(tmp_path)).n_frames == 4
 
 
 def test_a_text_is_shown_as_it_comes_and_written_whole(tmp_path):

@@ -11,9 +11,9 @@ def test_a_terminal_shows_steps_loss_and_memory():
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with progress_bar(console, 10, 4) as bar:
         bar.advance(7)
-        bar.show(loss=0.125)
+        bar.show({"loss/critic": 0.125, "loss/generator": 2.0, "validation_loss": 9.0})
     told = console.file.getvalue()
-    for part in ("7/10", "loss 0.1250", "GiB"):
+    for part in ("7/10", "critic 0.1250  generator 2.0000", "GiB"):
         assert part in told
 
 
