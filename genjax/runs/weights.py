@@ -49,7 +49,8 @@ def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
             raise InputError(
                 f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}"
             )
-    return Parts(jax.tree.map(jnp.asarray, tree), fixed, variables), int(metadata.get("step", 0))
+    trained = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), tree, shapes.trained)
+    return Parts(trained, fixed, variables), int(metadata.get("step", 0))
 
 
 def trained_item(task: Any) -> str:
