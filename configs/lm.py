@@ -7,19 +7,18 @@ from genjax.data import Text
 from genjax.models.decoder import Decoder
 from genjax.runs.checkpoints import Checkpoint
 from genjax.tasks.language_model import LanguageModel
-from genjax.training.optimizer import AdamW
+from genjax.training.optimizer import Muon
 from genjax.training.task import Train
 
 
 def nano() -> LanguageModel:
     return LanguageModel(
-        model=Decoder(vocabulary=257, width=192, depth=4, num_heads=6, num_kv_heads=2, head_dim=32, mlp_width=512,
-                      tie_embeddings=True),
+        model=Decoder(vocabulary=257, width=128, depth=5, num_heads=2, num_kv_heads=1, head_dim=64, mlp_width=352,
+                      tie_embeddings=True, remat="full"),
         data=Text(length=256),
-        optimizer=AdamW(learning_rate=3e-3, warmup_steps=50, decay="cosine", final_fraction=0.05, weight_decay=0.1,
-                        b2=0.98),
-        train=Train(steps=1500, batch_size=16, ema_decay=0.99, data_threads=0),
-        checkpoint=Checkpoint(every=250),
+        optimizer=Muon(learning_rate=1e-2, warmup_steps=50, decay="linear", adam_b2=0.98),
+        train=Train(steps=1600, batch_size=8, ema_decay=0.98, data_threads=0, validate_every=200, sample_every=400),
+        checkpoint=Checkpoint(every=200),
     )  # fmt: skip
 
 

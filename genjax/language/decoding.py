@@ -9,7 +9,7 @@ Filters are functions from logits to logits, one after the other; -inf is a toke
 
 The network is a callback `network(tokens (B,T), cache=cache) -> (logits (B,T,V), cache)`. Its cache is a NamedTuple
 with the `length` (B,) of each row: the network writes behind it, and setting it back forgets. The callback passes
-through `jit`, and so is a pytree: `jax.tree_util.Partial(model.apply, {"params": params})`.
+through `jit`, and so is a pytree, such as a `jax.tree_util.Partial` of a function and parameters.
 
 The token at place i of a row is drawn with fold_in(the row's key, i), and so does not depend on the rest of the batch,
 on padding, or on how many tokens a compiled call makes.

@@ -5,22 +5,29 @@
     x += down(silu(gate(h)) * up(h)),                      h = RMSNorm(x)
     logits = head(RMSNorm(x))                                                   the head may be the embedding itself
 
-Queries are grouped (Ainslie et al. 2023, arXiv:2305.13245), rotary pairs lie in halves. Blocks are stacked and run by a
-scan. The same code reads packed documents, a whole prompt into a cache, and one more token of each row.
+Queries are grouped (Ainslie et al. 2023, arXiv:2305.13245), rotary pairs lie in halves. The same code reads packed
+documents, a whole prompt into a cache, and one more token of each row.
+
+Blocks are stacked and run by a scan, so that compile time does not grow with depth. With a cache they run one after the
+other: to write a token is to read every weight and all of the cache once, and a scan would copy each layer's part out
+of the stack first. `reader(params)` takes the stack apart, and is what decoding calls.
 """
 
-from dataclasses import field
+import operator
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.tree_util import Partial
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.gated_mlp import GatedMLP
 from genjax.nn.island import lying_on
-from genjax.nn.kv_cache import KVCache, empty_cache
+from genjax.nn.kv_cache import KVCache, LayerCache, empty_cache
 from genjax.nn.linear import STACKED, Embedding, Linear, with_axes
 from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
@@ -83,19 +90,11 @@ class Decoder(nn.Module):
             rematerialise(DecoderBlock, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=nn.broadcast,
             length=self.depth,
             metadata_params=STACKED,
         )
-        self.blocks = stack(
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            mlp_width=self.mlp_width,
-            norm_epsilon=self.norm_epsilon,
-            residual_layers=2 * self.depth,
-            attention_implementation=self.attention_implementation,
-        )
+        self.blocks = stack(**self._block())
         self.norm = RMSNorm(self.norm_epsilon)
         if not self.tie_embeddings:
             self.head = Head(self.vocabulary)
@@ -114,23 +113,46 @@ class Decoder(nn.Module):
     def hidden(self, tokens, positions=None, segments=None, cache=None) -> tuple[Array, KVCache | None]:
         """(what the head reads (B,T,D), the cache with these tokens or None); arguments as those of a call."""
         count = tokens.shape[1]
-        index = jnp.arange(count, dtype=jnp.int32)[None]
-        seen: dict[str, Any] = {}
+        index, seen = jnp.arange(count, dtype=jnp.int32)[None], {}
         if cache is not None:
             if segments is not None:
                 raise ValueError("a row of a cache is one document: give segments or a cache, not both")
             if count > cache.capacity:
                 raise ValueError(f"{count} tokens do not fit into a cache of {cache.capacity}")
             index = cache.slots(count)
-            seen = {"positions": (index, jnp.arange(cache.capacity, dtype=jnp.int32)[None])}
         elif segments is not None:
             index = positions_in_segments(segments)
             seen = {"segment_ids": segments}
         tables = angles(index if positions is None else positions, self.head_dim, theta=self.rope_theta)
-        (x, cache), _ = self.blocks((self.embed(tokens), cache), jnp.arange(self.depth), tables, seen)
-        if cache is not None:
-            cache = cache._replace(length=cache.length + count)
+        x = self.embed(tokens)
+        if cache is None:
+            (x, _), _ = self.blocks((x, None), tables, seen)
+        else:
+            x, cache = self._read(x, tables, cache)
         return self.norm(x), cache
+
+    def _read(self, x: Float[Array, "B T D"], tables, cache: KVCache) -> tuple[Float[Array, "B T D"], KVCache]:
+        """All blocks, one after the other, and the cache with these tokens."""
+        weights, layers = self.variables["params"]["blocks"], []
+        slots = {"slots": cache.slots(x.shape[1])}
+        block = DecoderBlock(**self._block(), parent=None)
+        for params, layer in zip(_apart(weights), cache.layers, strict=True):
+            (x, layer), _ = block.apply({"params": params}, (x, layer), tables, slots)
+            layers.append(layer)
+        return x, KVCache(tuple(layers), cache.length + x.shape[1])
+
+    @nn.nowrap
+    def _block(self) -> dict[str, Any]:
+        """The fields of every block."""
+        return dict(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            mlp_width=self.mlp_width,
+            norm_epsilon=self.norm_epsilon,
+            residual_layers=2 * self.depth,
+            attention_implementation=self.attention_implementation,
+        )
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits in float32 of hidden states."""
@@ -143,11 +165,37 @@ class Decoder(nn.Module):
         """A cache for rows of at most `capacity` tokens; keys and values are stored in `dtype`."""
         return empty_cache(self.depth, batch, capacity, self.num_kv_heads, self.head_dim, dtype)
 
+    @nn.nowrap
+    def reader(self, params: PyTree[Array]) -> Partial:
+        """`network(tokens (B,T), cache=cache) -> (logits (B,T,V), cache)`, a pytree; the blocks are taken apart once.
+
+        It holds a second copy of their weights.
+        """
+        return Partial(_Read(self), params | {"blocks": _apart(params["blocks"])})
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The network as a function of parameters and tokens; equal for equal networks, which share what is compiled."""
+
+    model: Decoder
+
+    def __call__(self, params, tokens, *, cache):
+        return self.model.apply({"params": params}, tokens, cache=cache)
+
+
+def _apart(blocks: PyTree[Array] | tuple) -> tuple[PyTree[Array], ...]:
+    """The parameters of each block, from those of the stack; what is apart already stays."""
+    if isinstance(blocks, tuple):
+        return blocks
+    depth = len(jax.tree.leaves(blocks)[0])
+    return tuple(jax.tree.map(operator.itemgetter(layer), blocks) for layer in range(depth))
+
 
 class DecoderBlock(nn.Module):
-    """One block over the carry (x (B,T,D), cache or None); see the module's equations.
+    """One block over the carry (x (B,T,D), its cache or None); see the module's equations.
 
-    `seen` are the options of `attention` that say, beside causality, what each token sees.
+    `seen` are the options of attention that say, beside causality, what each token sees: segments, or slots of a cache.
     """
 
     num_heads: int
@@ -160,7 +208,7 @@ class DecoderBlock(nn.Module):
     attention_implementation: AttentionImplementation = "auto"
 
     @nn.compact
-    def __call__(self, carry, layer, tables, seen):
+    def __call__(self, carry: tuple[Array, LayerCache | None], tables, seen):
         x, cache = carry
         x = lying_on(x, ("batch", None, None))
         out_init = nn.initializers.variance_scaling(1 / self.residual_layers, "fan_in", "truncated_normal")
@@ -169,12 +217,13 @@ class DecoderBlock(nn.Module):
         query = self._heads("q", self.num_heads, h)
         key, value = (self._heads(name, self.num_kv_heads, h) for name in ("k", "v"))
         query, key = rotary(query, key, *tables, layout="halves")
-        if cache is not None:
-            cache = cache.write(layer, key, value)
-            key, value = (part.astype(query.dtype) for part in cache.read(layer))
-        attended = attention(
-            query, key, value, is_causal=True, implementation=self.attention_implementation, **seen
-        ).reshape(*x.shape[:2], -1)
+        implementation = self.attention_implementation
+        if cache is None:
+            attended = attention(query, key, value, is_causal=True, implementation=implementation, **seen)
+        else:
+            cache = cache.write(seen["slots"], key, value)
+            attended = cache.attend(query, seen["slots"], implementation=implementation)
+        attended = attended.reshape(*x.shape[:2], -1)
         x = x + Linear(x.shape[-1], ("heads", "embed"), use_bias=False, kernel_init=out_init, name="o")(attended)
 
         h = RMSNorm(self.norm_epsilon, name="mlp_norm")(x)

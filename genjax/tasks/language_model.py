@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.data import Dataset, Text
@@ -79,14 +78,14 @@ class LanguageModel(Task):
     def write(
         self,
         params: PyTree[Array],
-        prompts: list[str],
+        prompts: list[str] | list[bytes],
         *,
         tokens: int,
         seed: int,
         sampler: TokenSampler | None = None,
-        chunk: int = 32,
+        chunk: int = 8,
     ) -> Iterator[Int[np.ndarray, "B n"]]:
-        """Ids that follow each prompt, some at a time; row i depends on (seed, i, prompt i) alone.
+        """Ids that follow each prompt, `chunk` at a time; row i depends on (seed, i, prompt i) alone.
 
         An empty prompt begins a document. Raises InputError for what cannot be sampled.
         """
@@ -98,7 +97,7 @@ class LanguageModel(Task):
         padded = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
         compute = POLICIES[self.train.precision].compute
         cache = self.model.empty_cache(len(rows), width + tokens + chunk, compute)
-        network = Partial(_Apply(self.model), cast(params, compute))
+        network = self.model.reader(cast(params, compute))
         keys = row_keys(jax.random.key(seed), np.arange(len(rows)))
         yield from generate(
             network, sampler or self.sampler, cache, padded, lengths, keys, tokens=tokens, end=tokenizer.border,
@@ -207,13 +206,3 @@ def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: i
 def _sums(task: LanguageModel, parts, batch):
     losses, counts = task.token_losses(parts, batch)
     return losses.sum(), counts.sum()
-
-
-@dataclass(frozen=True)
-class _Apply:
-    """The network as the function of parameters and tokens that decoding asks for; equal for equal networks."""
-
-    model: Decoder
-
-    def __call__(self, params, tokens, cache):
-        return self.model.apply({"params": params}, tokens, cache=cache)

@@ -129,6 +129,18 @@ def test_reading_into_a_cache_in_pieces_is_the_full_forward_pass(model, pieces):
     np.testing.assert_allclose(np.concatenate(found, axis=1), logits(model), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [GROUPED, TIED], ids=["grouped", "tied"])
+def test_a_reader_whose_blocks_are_apart_reads_as_the_full_forward_pass(model):
+    network = model.reader(weights(model))
+    assert len(network.args[0]["blocks"]) == model.depth
+    (cache, found), read = (model.empty_cache(2, 12), []), jit(lambda network, *args, **more: network(*args, **more))
+    for t in range(9):
+        piece, cache = read(network, TOKENS[:, t : t + 1], cache=cache)
+        found.append(piece)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), logits(model), rtol=0, atol=1e-5)
+    assert model.reader(weights(model)).func == network.func  # and so is compiled once
+
+
 def test_setting_the_length_back_forgets():
     read = apply(GROUPED)
     _, cache = read(weights(GROUPED), TOKENS[:, :4] % 3, cache=GROUPED.empty_cache(2, 12))
@@ -213,7 +225,7 @@ def test_bfloat16_weights_give_float32_logits_near_those_of_float32():
     assert np.linalg.norm(found - logits(GROUPED)) < 0.05 * np.linalg.norm(logits(GROUPED))
     assert len(np.unique(np.asarray(found))) > found.size / 2  # not rounded to the few numbers of bfloat16
     cached, cache = apply(GROUPED)(half, TOKENS, cache=GROUPED.empty_cache(2, 9, jnp.bfloat16))
-    assert cache.keys.dtype == jnp.bfloat16
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(cache.layers))
     assert np.linalg.norm(cached - found) < 0.05 * np.linalg.norm(found)
 
 

@@ -91,6 +91,35 @@ def test_a_text_is_a_function_of_its_seed_and_prompt(task, parts):
     assert texts(["te"])[0].startswith("te")
 
 
+def test_a_text_that_was_cut_short_goes_on_as_if_it_had_not_been(task, parts):
+    """The key of a token is that of its place, so that what has come is as good a prompt as any."""
+
+    def write(prompt, **options):
+        return np.concatenate(list(task.write(parts.trained, [prompt], seed=3, **options)), axis=1)[0]
+
+    whole = write(b"te", tokens=12)
+    begun = write(b"te", tokens=5)
+    np.testing.assert_array_equal(begun, whole[:5])
+    assert BORDER not in begun
+    np.testing.assert_array_equal(write(b"te" + bytes(begun.tolist()), tokens=7), whole[5:])
+
+
+def test_what_is_streamed_does_not_wait_for_the_rest(task, parts, monkeypatch):
+    write, made = LanguageModel.write, []
+
+    def counted(self, *args, **options):
+        for piece in write(self, *args, **options):
+            made.append(piece.shape[1])
+            yield piece
+
+    monkeypatch.setattr(LanguageModel, "write", counted)
+    (text,) = task.texts(parts.trained, ["te"], tokens=12, seed=3, chunk=5)
+    begun = next(text.stream())
+    assert made == [5]
+    assert text.whole().startswith("te" + begun)
+    assert made == [5, 5, 2]
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it(task, parts):
     together = np.concatenate(list(task.write(parts.trained, ["te", "a longer one"], tokens=10, seed=0)), axis=1)
     alone = np.concatenate(list(task.write(parts.trained, ["te"], tokens=10, seed=0)), axis=1)
