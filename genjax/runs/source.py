@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from genjax import config
@@ -50,11 +51,11 @@ class Source:
         return task, read_weights(directory, task)[0]
 
     def read_as(self, shapes: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
-        """As `read`. Raises InputError where the arrays are not those that are needed."""
+        """As `read`, in the types of `shapes`. Raises InputError where the arrays are not those that are needed."""
         tree = self.read()
         if difference := misfit(tree, shapes):
             raise InputError(f"the weights of {self.path} are not those that this run needs: {difference}")
-        return tree
+        return jax.tree.map(lambda leaf, shape: np.asarray(leaf, shape.dtype), tree, dict(shapes))
 
 
 def _names(tree: Any) -> str:

@@ -38,6 +38,14 @@ def test_a_run_is_read_by_the_weights_that_it_samples_with():
     chex.assert_trees_all_equal(read_weights(shipped_runs()[0], task)[0].trained, parts.trained)
 
 
+def test_a_file_of_halves_is_read_in_the_type_that_is_needed(tmp_path):
+    """Shipped weights are stored in half their size; to train on in float16 would be another run."""
+    write_tree(tmp_path / "half.safetensors", {"a": np.arange(3, dtype=np.float16)})
+    read = Source(str(tmp_path / "half.safetensors")).read_as({"a": jnp.zeros(3)})
+    assert read["a"].dtype == np.float32
+    np.testing.assert_array_equal(read["a"], np.arange(3.0))
+
+
 @pytest.mark.parametrize("part", ["modle", "model.a.b"])
 def test_a_part_that_is_not_there_is_refused(file, part):
     with pytest.raises(InputError, match=f"holds no part '{part}'"):
