@@ -1,7 +1,7 @@
 """Language models of bytes, on the source of Python's standard library (or --data.path: a file, a folder, JSON lines).
 
-nano        a decoder in Llama's form with 0.96 M parameters: 1.70 bits per byte of modules it has not seen, between
-            gzip's 1.93 and xz's 1.58, after 12 minutes of one CPU core
+nano    a decoder in Llama's form with 0.96 M parameters: 1.70 bits per byte of modules it has not seen, between gzip's
+        1.93 and xz's 1.58, after 12 minutes of one CPU core
 """
 
 from genjax.data import Text
