@@ -57,7 +57,7 @@ def r3() -> GAN:
         data=Digits(),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=3000, batch_size=64, ema_decay=0.999, data_threads=0),
+        train=Train(steps=2000, batch_size=64, ema_decay=0.999, data_threads=0),
     )
 
 

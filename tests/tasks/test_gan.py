@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.gan import VARIANTS
+from genjax import config
 from genjax.adversarial.constraints import SpectralNorm, WeightClipping
 from genjax.adversarial.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
 from genjax.adversarial.penalties import R1, R1R2, GradientPenalty, NoPenalty
@@ -16,6 +18,7 @@ from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
+from genjax.runs.directory import SHIPPED
 from genjax.tasks.gan import GAN, Projected
 from genjax.training.optimizer import SGD, Adam
 from genjax.training.state import initial_state
@@ -171,3 +174,8 @@ MISFITS = {
 def test_parts_that_do_not_fit_are_refused(sentence):
     with pytest.raises(InputError, match=sentence):
         replace(PICTURES, **MISFITS[sentence]).check()
+
+
+def test_the_run_that_ships_is_one_of_the_config():
+    shipped = config.read(SHIPPED / "gan-digits" / "config.json")
+    assert shipped == VARIANTS["digits"]()
