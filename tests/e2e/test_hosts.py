@@ -32,12 +32,24 @@ WORDS = (
 )  # fmt: skip
 
 
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    """No process outlives its test, however that ends: one would wait for the other, or train for ever."""
+    yield
+    while started:
+        started.pop().kill()
+
+
 def start(workdir, environment, *more):
     words = [sys.executable, "train.py", *map(str, WORDS), "--workdir", str(workdir), *map(str, more)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    started.append(
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     )
+    return started[-1]
 
 
 def finish(*processes):
@@ -140,6 +152,7 @@ def test_a_signal_to_one_host_stops_all_at_the_same_step(alone, tmp_path, mesh, 
     deadline = time.monotonic() + 240
     while len(lines(run)) < HALF and time.monotonic() < deadline and all(p.poll() is None for p in processes):
         time.sleep(0.05)
+    assert len(lines(run)) >= HALF, [process.poll() for process in processes]
     processes[1].send_signal(number)
     told, _ = finish(*processes)
     assert "stopped by another process after step" in told

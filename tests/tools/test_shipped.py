@@ -6,7 +6,7 @@ import shutil
 import grimp
 import pytest
 
-from genjax.runs.directory import shipped_runs
+from genjax.runs.directory import DEFAULT_SHIPPED, SHIPPED
 from tools import shipped
 
 
@@ -17,7 +17,7 @@ def graph():
 
 @pytest.fixture
 def run(tmp_path):
-    shutil.copytree(shipped_runs()[0], tmp_path / "run")
+    shutil.copytree(SHIPPED / DEFAULT_SHIPPED, tmp_path / "run")
     return tmp_path / "run"
 
 
