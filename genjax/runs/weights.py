@@ -32,7 +32,7 @@ def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
     shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
     fixed = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else shapes.fixed
     if (directory / "checkpoints").is_dir():
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         templates = {trained_item(task): shapes.trained, "variables": shapes.variables}
         checkpoints = Checkpoints(directory / "checkpoints")
         restored = checkpoints.restore(

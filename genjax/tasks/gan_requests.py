@@ -83,7 +83,7 @@ class JudgePoints:
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         samples = task.sample(parts.trained["generator"], task.latents(self.seed, self.num))
-        count = min(self.num, 1000)
+        count = min(self.num, 1000, *(len(real_points(task, split)) for split in ("train", "test")))
         train, test = real_points(task, "train")[:count], real_points(task, "test")[:count]
         figures = {
             "wasserstein_1": assignment(distances(samples[:count], test)).cost,

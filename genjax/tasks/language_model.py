@@ -179,8 +179,10 @@ class MeasureText:
         rows = min(self.rows or available, available)
         nats, count = held_out_nats(task, parts, rows)
         whole = task.data.held_out_bytes()
-        figures = {"bits_per_byte": bits_per_byte(nats, len(whole) if rows == available else count)}
-        figures |= {f"{name}_bits_per_byte": value for name, value in compressed_bits_per_byte(whole).items()}
+        figures = {"bits_per_token": bits_per_byte(nats, count)}
+        if rows == available:  # Of a part it would not be known which bytes those are that compressors should have.
+            figures["bits_per_byte"] = bits_per_byte(nats, len(whole))
+            figures |= {f"{name}_bits_per_byte": value for name, value in compressed_bits_per_byte(whole).items()}
         yield Numbers(figures | {"nats_per_token": nats / count, "tokens": count, "rows": rows, "bytes": len(whole)})
 
 

@@ -128,7 +128,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     else:
         averaged = whole(state.averaged)
         if jax.process_index() == 0:
-            path = write_part(directory, "trained", averaged.trained, {"step": str(train.steps)})
+            path = write_part(directory, "trained", averaged.trained, {"step": str(int(state.step))})
             write_part(directory, "variables", averaged.variables)
             log.info("finished %d steps; the weights that samples are drawn with are in %s", train.steps, path)
     return state
@@ -148,7 +148,8 @@ def starting_points(task: Task, directory: Path) -> StartingPoints:
 
     Raises InputError where it is not there, or does not fit.
     """
-    if any((directory / "checkpoints").glob("[0-9]*")):
+    # What a killed run left half-written has another name than the number of its step.
+    if any(path.name.isdigit() for path in (directory / "checkpoints").glob("*")):
         return StartingPoints(None, {})
     shapes, start = unbox(jax.eval_shape(task.init, jax.random.key(0))).trained, task.train.start
     held = {name: source.read() for name, source in task.sources().items()}
@@ -185,6 +186,8 @@ def restored_state(
     restored = checkpoints.restore(to_trees(template))
     if restored is None:
         return None
+    if not held and restored.record["fixed"] is not None:
+        raise InputError(f"{directory / FILES.fixed} is missing: it holds the parts of this run that hold still")
     fixed = jax.device_put(held, jax.tree.map(lambda leaf: leaf.sharding, template.parts.fixed))
     if held and fingerprint(fixed) != restored.record["fixed"]:
         raise InputError(f"{directory / FILES.fixed} is not what this run was trained with: its numbers have changed")
@@ -194,9 +197,11 @@ def restored_state(
 def same_course(there: Task, here: Task) -> str | None:
     """None where a run of `there` may go on as `here`, which has other steps; otherwise what to do instead.
 
-    It may where the learning rates of all players agree on every step that the shorter of the two takes.
+    It may with more steps, where the learning rates of all players agree on every step of the shorter run.
     """
-    steps = min(there.train.steps, here.train.steps)
+    steps = there.train.steps
+    if here.train.steps < steps:
+        return "a run goes on with more steps and not with fewer; give another --workdir"
     for old, new in zip(there.players().values(), here.players().values(), strict=True):
         updates = np.arange(old.moves(steps))
         rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]

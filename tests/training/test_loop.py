@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from genjax.errors import InputError
-from genjax.interop.trees import read_tree
+from genjax.interop.trees import read_tree, write_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoint
 from genjax.runs.source import Source
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.loop import fit, own_position, positions_of_all, same_course
+from genjax.training.loop import fit, own_position, positions_of_all, same_course, starting_points
 from genjax.training.optimizer import AdamW
 from genjax.training.task import Train
+from tests.training.games import Regression
 
 TRAIN = Train(
     steps=8, batch_size=8, log_every=4, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
@@ -133,6 +134,24 @@ def test_where_the_schedule_does_not_agree_it_says_how_to_begin_from_there(strai
     longer = replace(falling, train=replace(TRAIN, steps=9))
     assert same_course(TASK, replace(TASK, train=replace(TRAIN, steps=9))) is None
     assert "--train.start.path" in same_course(falling, longer)
+    assert "not with fewer" in same_course(longer, falling)
+
+
+def test_what_holds_still_lies_beside_the_run_and_is_guarded(tmp_path):
+    """No checkpoint holds it; a run whose frozen parts were changed or lost does not go on with others in silence."""
+    task = Regression(train=replace(TRAIN, steps=2), checkpoint=Checkpoint(every=2))
+    fit(task, tmp_path / "run")
+    file = tmp_path / "run" / "fixed.safetensors"
+    assert read_tree(file)[0]["offset"] == np.float32(0.2)
+    longer = replace(task, train=replace(TRAIN, steps=4))
+    state = fit(longer, tmp_path / "run")
+    assert (int(state.step), float(state.parts.fixed["offset"])) == (4, np.float32(0.2))
+    write_tree(file, {"offset": np.float32(0.3)})
+    with pytest.raises(InputError, match="its numbers have changed"):
+        fit(longer, tmp_path / "run")
+    file.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        fit(longer, tmp_path / "run")
 
 
 def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
@@ -140,7 +159,11 @@ def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
     begun = replace(TASK, train=replace(TRAIN, steps=1, start=Source(str(directory))))
     still = replace(begun, optimizer=AdamW(learning_rate=1e-30, warmup_steps=0))
     state = fit(still, tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.parts.trained), whole.ema)
+    for begun_with in (state.parts.trained, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(begun_with), whole.ema)
+    # A run that was killed while it wrote its first checkpoint has none, and begins again with those weights.
+    (tmp_path / "killed" / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert starting_points(begun, tmp_path / "killed").trained is not None
     other = replace(begun, model=TASK.model.clone(head_dim=16))
     with pytest.raises(InputError, match="are not those that this run needs: .* has the shape"):
         fit(other, tmp_path / "other")
