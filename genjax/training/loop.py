@@ -42,6 +42,7 @@ __all__ = [
     "restored_state",
     "same_course",
     "starting_points",
+    "steps_saved",
 ]
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     train, mesh = task.train, task.mesh.build()
     _check_division(task, mesh)
     share = batch_share(mesh)
+    if (saved := steps_saved(directory)) and saved[-1] > train.steps:
+        raise InputError(f"{directory} has been trained for {saved[-1]} steps, more than train.steps = {train.steps}")
     begins = starting_points(task, directory)
     with contextlib.ExitStack() as until_the_end:
         loader = Loader(
@@ -134,6 +137,11 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     return state
 
 
+def steps_saved(directory: Path) -> list[int]:
+    """The steps of which a run has checkpoints; what a killed run left half-written has another name."""
+    return sorted(int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit())
+
+
 class StartingPoints(NamedTuple):
     """What a new run takes from elsewhere."""
 
@@ -148,8 +156,7 @@ def starting_points(task: Task, directory: Path) -> StartingPoints:
 
     Raises InputError where it is not there, or does not fit.
     """
-    # What a killed run left half-written has another name than the number of its step.
-    if any(path.name.isdigit() for path in (directory / "checkpoints").glob("*")):
+    if steps_saved(directory):
         return StartingPoints(None, {})
     shapes, start = unbox(jax.eval_shape(task.init, jax.random.key(0))).trained, task.train.start
     held = {name: source.read() for name, source in task.sources().items()}
@@ -197,11 +204,9 @@ def restored_state(
 def same_course(there: Task, here: Task) -> str | None:
     """None where a run of `there` may go on as `here`, which has other steps; otherwise what to do instead.
 
-    It may with more steps, where the learning rates of all players agree on every step of the shorter run.
+    It may where the learning rates of all players agree on every step that the shorter of the two takes.
     """
-    steps = there.train.steps
-    if here.train.steps < steps:
-        return "a run goes on with more steps and not with fewer; give another --workdir"
+    steps = min(there.train.steps, here.train.steps)
     for old, new in zip(there.players().values(), here.players().values(), strict=True):
         updates = np.arange(old.moves(steps))
         rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]

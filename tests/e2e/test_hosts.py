@@ -27,7 +27,8 @@ HALF, STEPS = 5, 10
 # With this eps a gradient that is rounding stays rounding (tests/systems/test_divided.py says more).
 WORDS = (
     "--config", "configs/gan.py:toy", "--train.batch_size", 8, "--generator_every", 2, "--optimizer.eps", 1e-3,
-    "--critic_optimizer.eps", 1e-3, "--train.log_every", 1, "--train.validate_every", 100_000,
+    "--critic_optimizer.eps", 1e-3, "--optimizer.decay", "constant", "--critic_optimizer.decay", "constant",
+    "--train.log_every", 1, "--train.validate_every", 100_000,
     "--train.sample_every", 100_000, "--checkpoint.every", 3,
 )  # fmt: skip
 

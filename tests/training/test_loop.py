@@ -134,7 +134,6 @@ def test_where_the_schedule_does_not_agree_it_says_how_to_begin_from_there(strai
     longer = replace(falling, train=replace(TRAIN, steps=9))
     assert same_course(TASK, replace(TASK, train=replace(TRAIN, steps=9))) is None
     assert "--train.start.path" in same_course(falling, longer)
-    assert "not with fewer" in same_course(longer, falling)
 
 
 def test_what_holds_still_lies_beside_the_run_and_is_guarded(tmp_path):
@@ -176,6 +175,14 @@ def test_positions_of_several_processes_are_each_process_own():
     assert [own_position(two, (i, 2)) for i in range(2)] == two
     # On another number of processes one that has skipped examples is taken, which the loader then refuses.
     assert own_position(two, (0, 1)) == two[1]
+
+
+def test_a_run_that_is_past_the_last_step_is_refused_and_left_alone(straight):
+    directory, _ = straight
+    before = (directory / "config.json").read_text()
+    with pytest.raises(InputError, match="has been trained for 8 steps, more than train.steps = 5"):
+        fit(replace(TASK, train=replace(TRAIN, steps=5)), directory)
+    assert (directory / "config.json").read_text() == before
 
 
 def test_a_finished_run_stays_as_it_is(straight):
