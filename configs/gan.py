@@ -18,17 +18,17 @@ from genjax.training.task import Train
 
 
 def toy() -> GAN:
-    adam = Adam(learning_rate=1e-3, warmup_steps=0, decay="cosine", b1=0.5, b2=0.99, clip_norm=None)
+    adam = Adam(learning_rate=1e-3, warmup_steps=0, b1=0.5, b2=0.99, clip_norm=None)
     return GAN(
         generator=MLPGenerator(),
         critic=MLPCritic(),
         latent=2,
         objective=NonSaturating(),
-        penalty=R1(weight=0.03),
+        penalty=R1(weight=0.1),
         data=TwentyFiveGaussians(),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=10_000, batch_size=256, ema_decay=0.99, data_threads=0, log_every=500,
+        train=Train(steps=10_000, batch_size=256, ema_decay=0.999, data_threads=0, log_every=500,
                     validate_every=2000, sample_every=2000),
         checkpoint=Checkpoint(every=2000),
     )  # fmt: skip
