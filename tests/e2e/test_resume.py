@@ -30,6 +30,17 @@ WORDS = (
 MESHES = {"one device": (1, ()), "fsdp 2 x tensor 2": (4, ("--mesh.fsdp", 2, "--mesh.tensor", 2))}
 
 
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    """No process outlives its test, however that ends."""
+    yield
+    while started:
+        started.pop().kill()
+
+
 def start(workdir, mesh):
     devices, more = MESHES[mesh]
     environment = os.environ | {
@@ -37,9 +48,10 @@ def start(workdir, mesh):
         "JAX_PLATFORMS": "cpu",
     }
     words = [sys.executable, "train.py", *map(str, WORDS), "--workdir", str(workdir), *map(str, more)]
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    started.append(
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     )
+    return started[-1]
 
 
 def steps_done(workdir) -> int:
