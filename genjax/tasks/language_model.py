@@ -62,8 +62,8 @@ class LanguageModel(Task):
     def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
         """The mean loss of a token, in nats."""
         losses, counts = self.token_losses(parts, batch)
-        correct = counts.sum().astype(jnp.float32)
-        return Sums({"loss": losses.sum() / totals["tokens"]}, {"tokens": (correct, correct / totals["tokens"])})
+        predicted = counts.sum().astype(jnp.float32)
+        return Sums({"loss": losses.sum() / totals["tokens"]}, {"tokens": (predicted, predicted / totals["tokens"])})
 
     def token_losses(self, parts: Parts, batch: dict[str, Array]) -> tuple[Float[Array, "B T"], Array]:
         """(the loss of the token after each token, which of them count)."""
