@@ -32,8 +32,11 @@ class LayerCache(NamedTuple):
         """With new tokens at these places of each row; where there is no such place, a token is dropped."""
 
         def written(whole, part):
-            at = jnp.arange(len(whole))[:, None], slice(None), slots
-            return whole.at[at].set(part.astype(whole.dtype), mode="drop", unique_indices=True)
+            # The heads have indices too: XLA takes a write at a single index apart, and then copies the whole first.
+            rows, heads = (jnp.arange(size) for size in whole.shape[:2])
+            at = rows[:, None, None], heads[:, None], slots[:, None]
+            part = jnp.swapaxes(part, 1, 2).astype(whole.dtype)
+            return whole.at[at].set(part, mode="drop", unique_indices=True)
 
         return LayerCache(written(self.keys, keys), written(self.values, values))
 

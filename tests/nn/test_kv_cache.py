@@ -62,3 +62,20 @@ def attended(count: int):
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_token_sees_all_up_to_itself_and_nothing_behind(count):
     np.testing.assert_allclose(*attended(count), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_loop_over_tokens_writes_in_place(rows):
+    """What XLA makes of a compiled loop copies no layer's keys or values from one token to the next."""
+    cache = empty_cache(1, rows, 32, 3, 4)
+    shape = "f32[" + ",".join(map(str, cache.layers[0].keys.shape)) + "]"
+
+    def step(cache, token):
+        slots = cache.slots(1)
+        layer = cache.layers[0].write(slots, token, token)
+        return cache._replace(layers=(layer,), length=cache.length + 1), layer.attend(token, slots)
+
+    loop = jax.jit(lambda cache, tokens: jax.lax.scan(step, cache, tokens), donate_argnums=0)
+    text = loop.lower(cache, jnp.zeros((8, rows, 1, 3, 4))).compile().as_text()
+    copies = [line for line in text.splitlines() if " copy(" in line and shape in line]
+    assert shape in text and not copies, copies

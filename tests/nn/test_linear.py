@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.linear import STACKED, Conv, Embedding, Linear, with_axes
+from genjax.nn.linear import STACKED, Conv, Embedding, Linear, rows_dot_general, with_axes
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4)), jnp.float32)
 TOKENS = jnp.arange(6).reshape(2, 3)
@@ -27,6 +27,25 @@ def test_outputs_names_and_first_values_are_those_of_linen(pair):
     jax.tree.map(np.testing.assert_array_equal, params, plain)
     np.testing.assert_array_equal(y_ours, y_linen)
     np.testing.assert_array_equal(ours.apply(params, x), y_linen)
+
+
+def test_a_linear_layer_multiplies_matrices_forth_and_back():
+    """Whatever axes of rows there are: no operand of the kernel's gradient is transposed on the way."""
+    params = Linear(5).init(jax.random.key(0), X[None])
+
+    def products(x, params):
+        loss = jax.grad(lambda params, x: jnp.sum(Linear(5).apply(params, x) ** 2), argnums=(0, 1))
+        text = jax.jit(loss).lower(nn.meta.unbox(params), x).as_text()
+        return [line for line in text.splitlines() if "dot_general" in line]
+
+    lines = products(X[None], params)
+    assert len(lines) == 3  # out, and the gradients of kernel and x
+    assert all("tensor<12x" in line and "x6x" not in line for line in lines), lines
+
+
+def test_what_is_no_linear_layer_is_refused():
+    with pytest.raises(ValueError, match="last axis of x by the first of a matrix"):
+        rows_dot_general(X, jnp.ones((4, 5)), (((1,), (0,)), ((), ())))
 
 
 def names(layer, x):
