@@ -27,7 +27,7 @@ from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
-from genjax.models.word_encoder import WordEncoder
+from genjax.models.text_encoder import TextEncoder
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCaptions, JudgeImages
@@ -73,7 +73,7 @@ class TextToImage(Task):
     """A system that turns text into images."""
 
     model: MMDiT = field(default_factory=MMDiT)
-    text: ByteEncoder | WordEncoder = field(default_factory=ByteEncoder)
+    text: TextEncoder = field(default_factory=ByteEncoder)
     process: Process = RectifiedFlow()
     prediction: Prediction = Velocity()
     times: TimeDensity = LogitNormal()

@@ -1,0 +1,24 @@
+"""What a text encoder is: a Linen module that turns text into token ids, and ids into what a network is conditioned on.
+
+It is the interface of CLIP and T5 in Stable Diffusion 3 (Esser et al. 2024, arXiv:2403.03206, section 4).
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["TextEncoder"]
+
+
+class TextEncoder(Protocol):
+    """What turns text into features of its tokens and one vector of the whole.
+
+    `apply({"params": p}, tokens (B,T))` returns (context (B,T,D), pooled (B,P)).
+    """
+
+    max_length: int
+    """The most tokens T of a text."""
+
+    def tokenize(self, text: str) -> np.ndarray:
+        """Token ids (max_length,) int32, padded. Raises InputError for a text that is too long for the encoder."""
+        ...

@@ -1,0 +1,31 @@
+"""Laws of every text encoder of the room."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.linen import meta
+
+from genjax.config.kinds import kinds
+from genjax.errors import InputError
+from genjax.models.text_encoder import TextEncoder
+
+ENCODERS = kinds(TextEncoder)
+
+
+def test_the_room_has_encoders_of_bytes_and_of_words():
+    assert {"ByteEncoder", "WordEncoder"} <= set(ENCODERS)
+
+
+@pytest.mark.parametrize("kind", ENCODERS.values(), ids=ENCODERS)
+def test_text_becomes_ids_and_ids_a_context_and_one_vector(kind):
+    encoder = kind(max_length=9, width=8, pooled_width=6)
+    tokens = np.stack([encoder.tokenize(text) for text in ("", "a cat")])
+    assert tokens.shape == (2, 9) and tokens.dtype == np.int32
+    with pytest.raises(InputError, match="at most 9"):
+        encoder.tokenize("a b c d e f g h i j")
+    (context, pooled), variables = jax.jit(encoder.init_with_output)(jax.random.key(0), jnp.asarray(tokens))
+    assert context.shape == (2, 9, 8) and pooled.shape == (2, 6)
+    alone, _ = encoder.apply(meta.unbox(variables), tokens[1:])
+    np.testing.assert_allclose(alone[0], context[1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(context[0], context[1])
