@@ -10,20 +10,25 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Num, PyTree
 
 __all__ = ["all_reduce", "ring_all_reduce"]
 
 
 def all_reduce(tree: PyTree[Array], axis: str, algorithm: Literal["psum", "ring"] = "psum") -> PyTree[Array]:
-    """The sum of `tree` over the devices of a mesh axis, on all of them; float32 leaves."""
+    """The sum of `tree` over the devices of a mesh axis, on all of them; each leaf in its own type."""
     if algorithm == "psum":
         return jax.lax.psum(tree, axis)
-    vector, unravel = ravel_pytree(tree)
-    return unravel(ring_all_reduce(vector, axis))
+    leaves, structure = jax.tree.flatten(tree)
+    sums = {}
+    # One vector of each type: in float32, counts would be exact only up to 2^24.
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+        vector, unravel = ravel_pytree({i: leaf for i, leaf in enumerate(leaves) if leaf.dtype == dtype})
+        sums |= unravel(ring_all_reduce(vector, axis))
+    return jax.tree.unflatten(structure, [sums[i] for i in range(len(leaves))])
 
 
-def ring_all_reduce(vector: Float[Array, " D"], axis: str) -> Float[Array, " D"]:
+def ring_all_reduce(vector: Num[Array, " D"], axis: str) -> Num[Array, " D"]:
     """`jax.lax.psum(vector, axis)` by `ppermute` between neighbours; every device ends with the same bits."""
     devices = jax.lax.axis_size(axis)
     if devices == 1:

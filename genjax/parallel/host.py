@@ -4,12 +4,20 @@ Each process of a run on several hosts sees only its own devices. Files, picture
 (`whole`); and a signal that reaches one process must stop all of them at the same step (`Agreement`), or the others
 would wait for ever in the next sum over devices.
 
+So would they for one that has failed. Where the devices are idle all hear of it, and all raise (`together`,
+`on_the_first`). Between steps, where sums over devices are under way, the one that fails ends at once (`ending_all`),
+and with it the run.
+
 Why not `multihost_utils.reached_preemption_sync_point`: its service listens to SIGTERM with a handler of its own, so
 that either it or Python's handler never hears of the signal; and it knows neither SIGINT nor another reason to stop.
 """
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,24 +27,58 @@ from jaxtyping import PyTree
 
 from genjax.errors import InputError
 
-__all__ = ["Agreement", "on_the_first", "own_copy", "whole"]
+__all__ = ["Agreement", "ending_all", "first_says", "on_the_first", "own_copy", "together", "whole"]
+
+Result = TypeVar("Result")
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """What `action` gives, done by every process; where it fails in one, all raise: the others InputError.
+
+    Otherwise the others would wait for one that has gone, and that one at its exit for them. `action` sums nothing over
+    devices.
+    """
+    failure = result = None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    if jax.process_count() > 1:
+        failed = multihost_utils.process_allgather(np.array(failure is not None))
+        if failed.any() and failure is None:
+            failure = InputError(f"process {failed.argmax()} has failed, and shows why")
+    if failure is not None:
+        raise failure
+    return result
 
 
 def on_the_first(action: Callable[[], None]) -> None:
-    """Let the first process do it, while the others wait; where it raises InputError, all of them do.
+    """Let the first process do it, while the others wait; where it fails, all raise (see `together`)."""
+    together(lambda: action() if jax.process_index() == 0 else None)
 
-    Otherwise the others would wait for one that has gone, and that one at its exit for them.
+
+def first_says(number: int) -> int:
+    """The number that the first process gives, on all of them."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
+@contextlib.contextmanager
+def ending_all() -> Iterator[None]:
+    """Within, one process of several that fails tells why and ends at once, without its exit, where jax waits for all.
+
+    The others then end too: at once where their next sum over devices notices, as on hosts; else jax ends them, when
+    it has not heard of the first process for a moment or of another for a heartbeat's time (100 s). What they have
+    trained since the last checkpoint is lost: a sum that one of them misses leaves no state to save.
     """
-    refusal = None
-    if jax.process_index() == 0:
-        try:
-            action()
-        except InputError as error:
-            refusal = error
-    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.array(refusal is not None)):
-        refusal = refusal or InputError("the first process has refused to begin, and says why")
-    if refusal is not None:
-        raise refusal
+    try:
+        yield
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def whole(tree: PyTree[Any]) -> PyTree[np.ndarray]:

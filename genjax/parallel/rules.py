@@ -15,21 +15,22 @@ Moments, averages and whatever else mirrors the parameters lies as they do (`mir
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from genjax.parallel.mesh import BATCH_AXES, FSDP_AXIS, TENSOR_AXIS, replicated
+from genjax.parallel.mesh import BATCH_AXES, FSDP_AXIS, TENSOR_AXIS, batch_sharding, batch_shards, replicated
 
 __all__ = [
     "RULES",
     "Axes",
+    "by_rows",
     "bytes_per_device",
     "divided_over",
     "logical_axes",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Axes = tuple[str | None, ...]
+Result = TypeVar("Result")
 
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", BATCH_AXES),
@@ -156,6 +158,22 @@ def divided_over(mesh: jax.sharding.Mesh) -> Iterator[None]:
     """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(RULES):
         yield
+
+
+def by_rows(function: Callable[..., Result], tree: PyTree[Array], *rows: PyTree[Any]) -> Result:
+    """function(tree, *rows), jitted; where `tree` is divided over a mesh, each device computes its share of the rows.
+
+    Otherwise every device would compute all of them. Where they do not divide evenly, it still does.
+    """
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    meshes = [s.mesh for s in shardings if isinstance(s, NamedSharding) and not s.is_fully_replicated]
+    if not meshes:
+        return function(tree, *rows)
+    mesh = meshes[0]
+    if all(len(leaf) % batch_shards(mesh) == 0 for leaf in jax.tree.leaves(rows)):
+        rows = jax.device_put(rows, batch_sharding(mesh))
+    with divided_over(mesh):
+        return function(tree, *rows)
 
 
 def _names(leaf: Any) -> Axes:

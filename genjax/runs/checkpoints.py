@@ -2,11 +2,13 @@
 
 A checkpoint holds no device layout: it is restored onto whatever mesh the run has now, whole or in part (a sampler
 reads the averaged weights alone). It holds a fingerprint of each tree, as storage does not notice every flipped bit. A
-newest checkpoint that cannot be read, or that has another fingerprint, is reported, and the one before it is used.
+newest checkpoint that cannot be read, or that has another fingerprint, is reported, and the one before it is used. What
+one of several processes cannot read none of them uses.
 """
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from genjax.errors import InputError
+from genjax.parallel.host import first_says, on_the_first, together
 
 __all__ = ["Checkpoint", "Checkpoints", "Restored", "fingerprint"]
 
@@ -48,19 +51,20 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; without a config they are only read, while the run may go on."""
+    """The checkpoints of one run directory, for all processes of the run together.
+
+    Without a config they are only read, by a process alone, while the run may go on.
+    """
 
     def __init__(self, directory: Path, config: Checkpoint | None = None):
-        if config is None:
-            options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
-        else:
+        self._directory, self._manager = Path(directory).resolve(), None
+        if config is not None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
                 enable_async_checkpointing=config.asynchronous,
                 cleanup_tmp_directories=True,  # What a killed run left half-written.
             )
-        self._directory = Path(directory).resolve()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, trees: Mapping[str, PyTree[jax.Array]], record: Mapping[str, Any]) -> None:
         """Save after `step` steps; empty trees are left out. The arrays may be donated as soon as this returns."""
@@ -79,36 +83,64 @@ class Checkpoints:
         """
         asked = {name: tree for name, tree in templates.items() if jax.tree.leaves(tree)}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in asked.items()}
+        # Each process reads by itself: Orbax would let those that can read wait for one that cannot.
+        own = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+        options = ocp.CheckpointManagerOptions(
+            create=False, enable_async_checkpointing=False, multiprocessing_options=own
+        )
         reasons = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                read = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
-                trees = {name: read[name] for name in asked}
-                if any(fingerprint(tree) != read.record["fingerprints"][name] for name, tree in trees.items()):
+        with ocp.CheckpointManager(self._directory, options=options) as reader:
+
+            def read():
+                read = reader.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
+                return {name: read[name] for name in asked}, read.record
+
+            def compare():
+                if found != {name: record["fingerprints"][name] for name in asked}:
                     raise ValueError("its numbers are not those that were saved")
-            except Exception as error:  # Orbax raises whatever its storage does; any of it means unreadable.
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                log.warning("checkpoint %d in %s cannot be read and is passed over: %s", step, self._directory, reason)
-                reasons.append(f"{step} ({reason})")
-            else:
-                return Restored(step, {**templates, **trees}, read.record)
+
+            step = self._newest(reader)
+            while step is not None:
+                try:
+                    trees, record = self._by_all(read)
+                    found = {name: fingerprint(tree) for name, tree in trees.items()}
+                    self._by_all(compare)
+                except Exception as error:  # Orbax raises whatever its storage does; any of it means unreadable.
+                    said = str(error).strip()
+                    reason = said.splitlines()[0] if said else type(error).__name__
+                    log.warning(
+                        "checkpoint %d in %s cannot be read and is passed over: %s", step, self._directory, reason
+                    )
+                    reasons.append(f"{step} ({reason})")
+                else:
+                    return Restored(step, {**templates, **trees}, record)
+                step = self._newest(reader, below=step)
         if reasons:
             raise InputError(f"none of the checkpoints in {self._directory} can be read: {'; '.join(reasons)}")
         return None
 
+    def _by_all(self, action: Callable[[], Any]) -> Any:
+        return action() if self._manager is None else together(action)
+
+    def _newest(self, reader: ocp.CheckpointManager, below: int | None = None) -> int | None:
+        """The newest step, or the newest below another; the first process says it, as it alone moves and deletes."""
+        step = max((step for step in reader.all_steps() if below is None or step < below), default=-1)
+        step = step if self._manager is None else first_says(step)
+        return None if step < 0 else step
+
     def set_aside_after(self, step: int) -> None:
         """Move the checkpoints newer than `step`, which could not be read, out of the way, as `unreadable-STEP`.
 
-        Called by all processes; the first moves them.
+        Or `unreadable-STEP-2`, and so on. Called by all processes; the first moves them.
         """
-        newer = [s for s in self._manager.all_steps() if s > step]
-        if not newer:
-            return
-        if jax.process_index() == 0:
-            for number in newer:
-                (self._directory / str(number)).rename(self._directory.parent / f"unreadable-{number}")
-        if jax.process_count() > 1:
-            ocp.multihost.sync_global_processes("unreadable checkpoints are set aside")
+
+        def move():
+            for newer in (s for s in self._manager.all_steps() if s > step):
+                names = (f"unreadable-{newer}" + (f"-{n}" if n > 1 else "") for n in itertools.count(1))
+                free = next(path for path in map(self._directory.parent.joinpath, names) if not path.exists())
+                (self._directory / str(newer)).rename(free)
+
+        on_the_first(move)
         self._manager.reload()
 
     def wait(self) -> None:
@@ -116,7 +148,8 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
 
 def fingerprint(tree: PyTree[jax.Array]) -> int:

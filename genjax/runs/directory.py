@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 from genjax import config
 from genjax.errors import InputError
 
-__all__ = ["RUNS", "Found", "Refusal", "find_run", "is_shipped", "open_run", "shipped_runs", "trained_runs"]
+__all__ = [
+    "RUNS",
+    "Found",
+    "Refusal",
+    "find_run",
+    "is_shipped",
+    "open_run",
+    "shipped_runs",
+    "steps_saved",
+    "trained_runs",
+]
 
 RUNS = Path("runs")
 """Where runs are looked for."""
@@ -90,6 +100,11 @@ def trained_runs(runs: Path = RUNS) -> list[Path]:
     return sorted(found, key=lambda run: (run / "config.json").stat().st_mtime, reverse=True)
 
 
+def steps_saved(directory: Path) -> list[int]:
+    """The steps of which a run has checkpoints; what a killed run left half-written has another name."""
+    return sorted(int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def shipped_runs() -> list[Path]:
     """The runs that ship with the project, by name."""
     return sorted(path.parent for path in SHIPPED.glob("*/config.json"))
@@ -101,5 +116,4 @@ def is_shipped(directory: Path) -> bool:
 
 
 def _has_weights(directory: Path) -> bool:
-    checkpoints = directory / "checkpoints"
-    return (directory / "model.safetensors").is_file() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    return (directory / "model.safetensors").is_file() or bool(steps_saved(directory))

@@ -1,5 +1,6 @@
 """The weights of a run: what its samples are drawn with, and nothing else of its state."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,46 +15,88 @@ from genjax import config
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
 from genjax.parallel.rules import unbox
-from genjax.runs.checkpoints import Checkpoints
+from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.parts import Parts
 
-__all__ = ["FILES", "misfit", "read_part", "read_weights", "ship", "trained_item", "write_part"]
+__all__ = [
+    "FILES",
+    "misfit",
+    "read_fixed",
+    "read_part",
+    "read_weights",
+    "ship",
+    "trained_item",
+    "weights_metadata",
+    "write_part",
+]
+
+log = logging.getLogger(__name__)
 
 FILES = Parts("model.safetensors", "fixed.safetensors", "variables.safetensors")
 """Where each of the parts lies in a run directory once it is finished; `fixed` lies there from the start."""
 
 
 def read_weights(directory: Path, task: Any) -> tuple[Parts, int]:
-    """The parts of the newest readable checkpoint, else of the files, and their step.
+    """The parts of the newest readable checkpoint, else of the files, and their step; by this process alone.
 
     `trained` is the average where the run keeps one, in the network's precision even where the file holds half of it
-    (`ship`). Raises InputError when the directory has no weights, or when what it has does not fit the task.
+    (`ship`). Raises InputError when the directory has no weights, or when what it has does not fit the task, or is not
+    what the run was trained with.
     """
     shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
-    fixed = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else shapes.fixed
+    restored, unreadable = None, ""
     if (directory / "checkpoints").is_dir():
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         templates = {trained_item(task): shapes.trained, "variables": shapes.variables}
-        checkpoints = Checkpoints(directory / "checkpoints")
-        restored = checkpoints.restore(
-            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), templates)
-        )
-        checkpoints.close()
-        if restored is not None:
-            trained, variables = restored.trees[trained_item(task)], restored.trees["variables"]
-            return Parts(trained, fixed, variables), restored.step
+        templates = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), templates)
+        try:
+            restored = Checkpoints(directory / "checkpoints").restore(templates)
+        except InputError as error:  # As of a release that wrote them otherwise.
+            unreadable = str(error)
+    if restored is not None:
+        trained, variables = restored.trees[trained_item(task)], restored.trees["variables"]
+        return Parts(trained, _fixed(directory, task, shapes, restored.record.get("fixed")), variables), restored.step
     if not (directory / FILES.trained).is_file():
-        raise InputError(f"{directory} has no checkpoint and no {FILES.trained} yet")
-    tree, metadata = read_tree(directory / FILES.trained)
+        raise InputError(f"{unreadable or f'{directory} has no checkpoint'} and no {FILES.trained} yet")
+    if unreadable:
+        log.warning("the weights are those of %s instead", directory / FILES.trained)
+    trained, metadata = read_tree(directory / FILES.trained)
     variables = read_part(directory, "variables") if jax.tree.leaves(shapes.variables) else shapes.variables
-    for name, part in (("trained", tree), ("variables", variables)):
-        if difference := misfit(part, getattr(shapes, name)):
-            where = directory / getattr(FILES, name)
-            raise InputError(
-                f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}"
-            )
-    trained = jax.tree.map(lambda leaf, shape: jnp.asarray(leaf, shape.dtype), tree, dict(shapes.trained))
-    return Parts(trained, fixed, variables), int(metadata.get("step", 0))
+    _check(directory, "trained", trained, shapes.trained)
+    _check(directory, "variables", variables, shapes.variables)
+    trained = jax.tree.map(lambda leaf, shape: jnp.asarray(leaf, shape.dtype), trained, dict(shapes.trained))
+    recorded = int(metadata["fixed"]) if "fixed" in metadata else None
+    return Parts(trained, _fixed(directory, task, shapes, recorded), variables), int(metadata.get("step", 0))
+
+
+def read_fixed(directory: Path, recorded: int | None) -> PyTree[Array]:
+    """The parts that hold still, whose fingerprint was recorded (None: of a file that records none).
+
+    Raises InputError where the file is missing or damaged, or is not what the run was trained with.
+    """
+    path = directory / FILES.fixed
+    if not path.is_file():
+        raise InputError(f"{path} is missing: it holds the parts of this run that hold still")
+    fixed = read_part(directory, "fixed")
+    if recorded is not None and fingerprint(fixed) != recorded:
+        raise InputError(f"{path} is not what this run was trained with: its numbers have changed")
+    return fixed
+
+
+def _fixed(directory: Path, task: Any, shapes: Parts, recorded: int | None) -> PyTree[Array]:
+    elsewhere = task.sources()
+    if not jax.tree.leaves(shapes.fixed) and not elsewhere:
+        return shapes.fixed
+    fixed = read_fixed(directory, recorded)
+    # Of parts from elsewhere the task may know no more than the names.
+    _check(directory, "fixed", fixed, {name: fixed.get(name, np.zeros(())) for name in elsewhere} | dict(shapes.fixed))
+    return fixed
+
+
+def _check(directory: Path, name: str, part: PyTree[Array], shapes: PyTree) -> None:
+    if difference := misfit(part, shapes):
+        where = directory / getattr(FILES, name)
+        raise InputError(f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}")
 
 
 def ship(run: str | Path, destination: str | Path) -> Path:
@@ -73,12 +116,17 @@ def ship(run: str | Path, destination: str | Path) -> Path:
     config.save(task, destination / "config.json")
     for name in ("fixed", "variables"):
         write_part(destination, name, jax.device_get(getattr(parts, name)))
-    return write_part(destination, "trained", halves, {"step": str(step)})
+    return write_part(destination, "trained", halves, weights_metadata(step, parts.fixed))
 
 
 def trained_item(task: Any) -> str:
     """The tree of a checkpoint that samples are drawn with: the average, or the parameters where there is none."""
     return "trained" if task.train.ema_decay is None else "ema"
+
+
+def weights_metadata(step: int, fixed: PyTree[Array]) -> dict[str, str]:
+    """What the file of the weights says of them: their step, and the fingerprint of the parts that hold still."""
+    return {"step": str(step)} | ({"fixed": str(fingerprint(fixed))} if jax.tree.leaves(fixed) else {})
 
 
 def read_part(directory: Path, name: str) -> PyTree[Array]:
@@ -96,7 +144,10 @@ def write_part(directory: Path, name: str, tree: PyTree[np.ndarray], metadata: M
 
 
 def misfit(tree: PyTree, shapes: PyTree) -> str:
-    """How a nested dict of arrays differs from the one that is needed, in a few words; nothing where it does not."""
+    """How a nested dict of arrays differs from the one that is needed, in a few words; nothing where it does not.
+
+    Floats of another size are no difference.
+    """
     here, needed = (flatten_dict(dict(each), sep=".") for each in (tree, shapes))
     if missing := needed.keys() - here.keys():
         return f"{_some(missing)} missing"
@@ -105,6 +156,9 @@ def misfit(tree: PyTree, shapes: PyTree) -> str:
     for name, leaf in needed.items():
         if here[name].shape != leaf.shape:
             return f"{name} has the shape {here[name].shape} and not {leaf.shape}"
+        floats = [jnp.issubdtype(array.dtype, jnp.floating) for array in (here[name], leaf)]
+        if here[name].dtype != leaf.dtype and not all(floats):
+            return f"{name} has the type {here[name].dtype} and not {leaf.dtype}"
     return ""
 
 

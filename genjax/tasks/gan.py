@@ -25,7 +25,7 @@ from genjax.adversarial.penalties import R1, Penalty
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
-from genjax.parallel.rules import unbox
+from genjax.parallel.rules import by_rows, unbox
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.gan_requests import DrawSamples, JudgePictures, JudgePoints
@@ -217,15 +217,19 @@ class GAN(Task):
 
         A critic that tells training rows from held-out ones has learnt them by heart.
         """
+
+        def mean_score(x, labels):
+            return float(by_rows(partial(_scores, self), parts, x, labels).mean())
+
         found = {}
         for split, name in (("train", "data"), ("test", "held_out")):
             source, rng = self.data.source(split), np.random.default_rng(0)
             rows = [self.prepare(source[i], rng) for i in range(min(len(source), 512))]
             batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-            found[f"validation_score_of_{name}"] = float(_scores(self, parts, batch["x"], batch.get("label")).mean())
+            found[f"validation_score_of_{name}"] = mean_score(batch["x"], batch.get("label"))
         labels = np.arange(512) % self.num_classes if self.num_classes else None
         samples = self.sample(parts.trained["generator"], self.latents(0, 512), labels)
-        return found | {"validation_score_of_samples": float(_scores(self, parts, samples, labels).mean())}
+        return found | {"validation_score_of_samples": mean_score(samples, labels)}
 
     def request(self, door: Door) -> Request:
         """Samples, or figures of samples."""

@@ -21,6 +21,7 @@ from genjax.language.decoding import TokenSampler, generate, row_keys
 from genjax.language.losses import bits_per_byte, next_token_loss, shifted_targets
 from genjax.metrics.compression import compressed_bits_per_byte
 from genjax.models.decoder import Decoder
+from genjax.parallel.rules import by_rows
 from genjax.runs.outputs import Door, Numbers, Output, Request
 from genjax.runs.outputs import Text as Written
 from genjax.runs.parts import Parts
@@ -199,7 +200,7 @@ def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: i
             "tokens": np.pad(batch["tokens"], ((0, short), (0, 0))),
             "segments": np.pad(batch["segments"], ((0, short), (0, 0)), constant_values=-1),
         }
-        summed, counted = _sums(task, parts, batch)
+        summed, counted = by_rows(partial(_sums, task), parts, batch)
         nats, count = nats + float(summed), count + int(counted)
     return nats, count
 

@@ -28,6 +28,7 @@ from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.models.text_encoder import TextEncoder
+from genjax.parallel.rules import by_rows
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCaptions, JudgeImages
@@ -193,7 +194,7 @@ class TextToImage(Task):
         rng = np.random.default_rng(0)
         rows = [self.prepare(source[i], rng) for i in range(min(len(source), 256))]
         images, tokens = (np.stack([row[name] for row in rows]) for name in ("image", "tokens"))
-        losses = _stratum_losses(self, parts.trained, images, tokens)
+        losses = by_rows(partial(_stratum_losses, self), parts.trained, images, tokens)
         names = [f"validation_loss/t={t:.4f}" for t in STRATA]
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
 

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from genjax.data.loader import Loader
 from genjax.errors import InputError
-from genjax.parallel.host import Agreement, on_the_first, whole
+from genjax.parallel.host import Agreement, ending_all, on_the_first, together, whole
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import batch_shards, batch_share, shard_batch
-from genjax.parallel.rules import unbox
+from genjax.parallel.rules import state_shardings, unbox
 from genjax.runs.checkpoints import Checkpoints, fingerprint
-from genjax.runs.directory import open_run
-from genjax.runs.weights import FILES, read_part, write_part
+from genjax.runs.directory import open_run, steps_saved
+from genjax.runs.weights import read_fixed, weights_metadata, write_part
 from genjax.training.progress import progress_bar
 from genjax.training.report import Report
 from genjax.training.signals import stop_on_signals
@@ -41,8 +41,8 @@ __all__ = [
     "positions_of_all",
     "restored_state",
     "same_course",
+    "skipped_by_all",
     "starting_points",
-    "steps_saved",
 ]
 
 log = logging.getLogger(__name__)
@@ -52,27 +52,14 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     """Train `task` in a run directory until its last step, from where the directory's newest checkpoint left it.
 
     Returns the last state. A signal to stop saves and returns early. Raises InputError for what cannot be trained, and
-    FloatingPointError when too many steps in a row were not finite.
+    FloatingPointError when too many steps in a row were not finite. Of several processes, one that fails while they
+    train ends all of them (`ending_all`).
     """
     task.mesh.start()
     keep_freed_memory()
-    task.check()
-    train, mesh = task.train, task.mesh.build()
-    _check_division(task, mesh)
-    share = batch_share(mesh)
-    if (saved := steps_saved(directory)) and saved[-1] > train.steps:
-        raise InputError(f"{directory} has been trained for {saved[-1]} steps, more than train.steps = {train.steps}")
-    begins = starting_points(task, directory)
+    train = task.train
     with contextlib.ExitStack() as until_the_end:
-        loader = Loader(
-            task.data.source("train"),
-            batch_size=train.batch_size,
-            seed=train.seed,
-            transform=task.prepare,
-            process_index=share[0],
-            process_count=share[1],
-            threads=train.data_threads,
-        )
+        mesh, share, begins, loader = together(lambda: _looked_at(task, directory))
         until_the_end.callback(loader.close)
         console = console or Console()
 
@@ -85,6 +72,7 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
         # -------------------------------------------------------------- the state: fresh, or where a checkpoint left it
         checkpoints = Checkpoints(directory / "checkpoints", task.checkpoint)
         until_the_end.callback(checkpoints.close)
+        until_the_end.enter_context(ending_all())  # Before checkpoints are closed, where processes wait for each other.
         state, record = restored_state(task, mesh, directory, checkpoints) or (
             first_state(task, mesh, directory, begins),
             {},
@@ -116,30 +104,52 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
             if report.is_due(step) or saving:
                 report.read(pending)
                 pending = None
+                positions = positions_of_all(loader.state())
             if report.is_due(step):
-                bar.show(report.tell(step, state, loader.skipped))
+                bar.show(report.tell(step, state, skipped_by_all(positions)))
             if saving:
-                data = positions_of_all(loader.state())
-                checkpoints.save(step, to_trees(state), {"data": data, "untold": report.untold, "fixed": held})
+                record = {"data": positions, "untold": report.untold, "fixed": held}
+                checkpoints.save(step, to_trees(state), record)
             bar.advance(step)
             if stopping:
                 break
+        checkpoints.wait()
 
     if int(state.step) < train.steps:
         who = stop.name or "another process"
         log.info("stopped by %s after step %d; the same command goes on from there", who, int(state.step))
     else:
         averaged = whole(state.averaged)
-        if jax.process_index() == 0:
-            path = write_part(directory, "trained", averaged.trained, {"step": str(int(state.step))})
+        metadata = weights_metadata(int(state.step), state.parts.fixed)
+
+        def write():
+            path = write_part(directory, "trained", averaged.trained, metadata)
             write_part(directory, "variables", averaged.variables)
             log.info("finished %d steps; the weights that samples are drawn with are in %s", train.steps, path)
+
+        on_the_first(write)
     return state
 
 
-def steps_saved(directory: Path) -> list[int]:
-    """The steps of which a run has checkpoints; what a killed run left half-written has another name."""
-    return sorted(int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit())
+def _looked_at(task: Task, directory: Path) -> tuple[jax.sharding.Mesh, tuple[int, int], "StartingPoints", Loader]:
+    """All that a process can refuse by itself, before anything is written."""
+    task.check()
+    train, mesh = task.train, task.mesh.build()
+    _check_division(task, mesh)
+    share = batch_share(mesh)
+    if (saved := steps_saved(directory)) and saved[-1] > train.steps:
+        raise InputError(f"{directory} has been trained for {saved[-1]} steps, more than train.steps = {train.steps}")
+    begins = starting_points(task, directory)
+    loader = Loader(
+        task.data.source("train"),
+        batch_size=train.batch_size,
+        seed=train.seed,
+        transform=task.prepare,
+        process_index=share[0],
+        process_count=share[1],
+        threads=train.data_threads,
+    )
+    return mesh, share, begins, loader
 
 
 class StartingPoints(NamedTuple):
@@ -158,9 +168,12 @@ def starting_points(task: Task, directory: Path) -> StartingPoints:
     """
     if steps_saved(directory):
         return StartingPoints(None, {})
-    shapes, start = unbox(jax.eval_shape(task.init, jax.random.key(0))).trained, task.train.start
-    held = {name: source.read() for name, source in task.sources().items()}
-    return StartingPoints(start.read_as(shapes) if start else None, held)
+    parts, start = unbox(jax.eval_shape(task.init, jax.random.key(0))), task.train.start
+    held = {
+        name: source.read_as(parts.fixed[name]) if name in parts.fixed else source.read()
+        for name, source in task.sources().items()
+    }
+    return StartingPoints(start.read_as(parts.trained) if start else None, held)
 
 
 def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path, begins: StartingPoints) -> TrainState:
@@ -188,16 +201,13 @@ def restored_state(
 
     Raises InputError when no checkpoint can be read, or when the parts that hold still are not those of the run.
     """
-    held = read_part(directory, "fixed") if (directory / FILES.fixed).is_file() else {}
-    template = abstract_state(task, mesh, held)
+    template = abstract_state(task, mesh)
     restored = checkpoints.restore(to_trees(template))
     if restored is None:
         return None
-    if not held and restored.record["fixed"] is not None:
-        raise InputError(f"{directory / FILES.fixed} is missing: it holds the parts of this run that hold still")
-    fixed = jax.device_put(held, jax.tree.map(lambda leaf: leaf.sharding, template.parts.fixed))
-    if held and fingerprint(fixed) != restored.record["fixed"]:
-        raise InputError(f"{directory / FILES.fixed} is not what this run was trained with: its numbers have changed")
+    recorded = restored.record["fixed"]
+    held = {} if recorded is None else read_fixed(directory, recorded)
+    fixed = jax.device_put(held, state_shardings(mesh, held))
     return from_trees(restored.trees, fixed, averaged=template.ema is not None), restored.record
 
 
@@ -224,6 +234,11 @@ def positions_of_all(own: dict[str, Any]) -> list[dict[str, Any]]:
         return [own]
     numbers = multihost_utils.process_allgather(np.array([own["batches"], own["skipped"], *own["process"]]))
     return [own | {"batches": b, "skipped": s, "process": process} for b, s, *process in numbers.tolist()]
+
+
+def skipped_by_all(positions: list[dict[str, Any]]) -> int:
+    """How many examples were passed over; processes that read the same share of the batches pass over the same ones."""
+    return sum({tuple(position["process"]): position["skipped"] for position in positions}.values())
 
 
 def own_position(positions: list[dict[str, Any]], share: tuple[int, int]) -> dict[str, Any]:

@@ -120,7 +120,10 @@ class Task(abc.ABC):
         """Fresh parts; float32, pure."""
 
     def sources(self) -> Mapping[str, Source]:
-        """Parts that hold still and come from elsewhere, by their names in `fixed`; copied into the run directory."""
+        """Parts that hold still and come from elsewhere, by their names in `fixed`; copied into the run directory.
+
+        Where `init` gives fresh ones of the same name, what comes must have their names, shapes and kinds of numbers.
+        """
         return {}
 
     @abc.abstractmethod

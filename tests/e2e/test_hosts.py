@@ -69,11 +69,19 @@ def free_job() -> int:
     raise RuntimeError("no free port")
 
 
-def start_two(workdir, *more):
-    """Two processes of one job, of one device each."""
+def start_two(workdir, *more, second=None):
+    """Two processes of one job, of one device each; the second one's environment may say more."""
     job = {"SLURM_JOB_ID": str(free_job()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     places = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    places[1] |= second or {}
     return [start(workdir, place, "--mesh.multihost", True, *more) for place in places]
+
+
+def spoilt(folder, program):
+    """The environment of a process that does this before anything else."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
 def lines(workdir):
@@ -140,7 +148,52 @@ def test_what_the_first_process_refuses_ends_all_at_once(alone):
     told = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], "\n\n".join(told)
     assert "holds a run of another config (train.seed is 0 there and 1 here)" in told[0]
-    assert "error: the first process has refused to begin" in told[1]
+    assert "error: process 0 has failed, and shows why" in told[1]
+
+
+FULL_DISK = """
+from genjax.data import loader
+read, seen = loader.Loader.__next__, []
+def failing(self):
+    seen.append(1)
+    if len(seen) == 5:
+        raise OSError("no space left on device")
+    return read(self)
+loader.Loader.__next__ = failing
+"""
+
+
+def test_one_that_fails_between_steps_ends_all_at_once(tmp_path):
+    """And what it had to say has been said; the last checkpoint is left to go on from."""
+    run = tmp_path / "run"
+    words = ("--train.steps", STEPS, "--checkpoint.asynchronous", False)
+    processes = start_two(run, *words, second=spoilt(tmp_path / "second", FULL_DISK))
+    told = [process.communicate(timeout=200)[0] for process in processes]
+    assert all(process.returncode for process in processes), "\n\n".join(told)
+    assert "OSError: no space left on device" in told[1]
+    (told,) = finish(start(run, {}, *words))
+    assert f"resuming {run} at step 3 of {STEPS}" in told
+
+
+UNREADABLE = """
+import orbax.checkpoint as ocp
+read = ocp.CheckpointManager.restore
+def failing(self, step, **how):
+    if step == 5:
+        raise OSError("the disk is gone")
+    return read(self, step, **how)
+ocp.CheckpointManager.restore = failing
+"""
+
+
+def test_what_one_host_cannot_read_none_of_them_goes_on_from(alone, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(alone[0], run)
+    first, second = finish(*start_two(run, "--train.steps", STEPS, second=spoilt(tmp_path / "second", UNREADABLE)))
+    assert f"at step 3 of {STEPS}" in first
+    assert "process 1 has failed, and shows why" in first
+    assert "the disk is gone" in second
+    assert (run / "unreadable-5").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,16 @@ def test_ring_and_psum_agree_on_a_tree(devices):
     assert ring["w"].dtype == jnp.float32
 
 
+def test_the_ring_counts_exactly():
+    """Beside floats, beyond 2^24, where float32 knows every other integer only."""
+    counts = np.array([2**24 + 1, 2, 4, 6], np.int32)
+    tree = {"count": counts, "w": np.ones((4, 3), np.float32)}
+    sums = over_devices(4, lambda t: all_reduce(t, DATA_AXIS, "ring"), tree)
+    assert (sums["count"].dtype, sums["w"].dtype) == (jnp.int32, jnp.float32)
+    np.testing.assert_array_equal(sums["count"], np.full(4, 2**24 + 13))
+    np.testing.assert_array_equal(sums["w"], np.full((4, 3), 4.0))
+
+
 def test_the_ring_uses_only_messages_between_neighbours():
     mapped = jax.shard_map(
         lambda v: ring_all_reduce(v[0], DATA_AXIS)[None],

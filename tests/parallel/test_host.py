@@ -1,12 +1,14 @@
 """Laws of what hosts hold and agree on; several processes are in tests/e2e/test_hosts.py."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from genjax.errors import InputError
-from genjax.parallel.host import Agreement, on_the_first, whole
+from genjax.parallel.host import Agreement, ending_all, on_the_first, together, whole
 from genjax.parallel.mesh import Mesh
 
 
@@ -27,24 +29,69 @@ def test_divided_replicated_and_plain_arrays_come_whole():
     assert found["step"] == 3
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_what_the_first_process_refuses_all_refuse(monkeypatch, place):
-    """The others without having looked; their messages are played here."""
-    looked, heard = [], []
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """This process plays one of two: `one_of_two(place, other)`, where the other says whether it has failed."""
 
-    def look():
-        looked.append(1)
-        raise InputError("that is no directory")
+    def play(place, other):
+        monkeypatch.setattr(jax, "process_index", lambda: place)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        flags = (lambda flag: [flag, other]) if place == 0 else (lambda flag: [other, flag])
+        gather = "genjax.parallel.host.multihost_utils.process_allgather"
+        monkeypatch.setattr(gather, lambda flag: np.array(flags(bool(flag))))
 
-    monkeypatch.setattr(jax, "process_index", lambda: place)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    tell = "genjax.parallel.host.multihost_utils.broadcast_one_to_all"
-    monkeypatch.setattr(tell, lambda flag: heard.append(bool(flag)) or np.array(True))
-    with pytest.raises(InputError, match="that is no directory" if place == 0 else "the first process has refused"):
-        on_the_first(look)
-    assert (looked, heard) == (([1], [True]) if place == 0 else ([], [False]))
-    monkeypatch.setattr(tell, lambda flag: np.array(False))
+    return play
+
+
+def failing(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize("error", [InputError("that is no directory"), OSError("no space left on device")])
+def test_where_one_process_fails_all_do(one_of_two, error):
+    """Each by its own error, or by that of another; whatever it is: a full disk as well as bad input."""
+    one_of_two(0, other=False)
+    with pytest.raises(type(error), match=str(error)):
+        together(failing(error))
+    one_of_two(0, other=True)
+    with pytest.raises(InputError, match="process 1 has failed, and shows why"):
+        together(lambda: 3)
+    one_of_two(1, other=False)
+    assert together(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("error", [InputError("that is no directory"), OSError("no space left on device")])
+def test_where_the_first_process_fails_all_do(one_of_two, error):
+    """The others without having looked."""
+    one_of_two(0, other=False)
+    with pytest.raises(type(error), match=str(error)):
+        on_the_first(failing(error))
     on_the_first(lambda: None)
+    one_of_two(1, other=True)
+    with pytest.raises(InputError, match="process 0 has failed, and shows why"):
+        on_the_first(failing(error))
+    one_of_two(1, other=False)
+    on_the_first(failing(error))
+
+
+def test_one_of_several_that_fails_ends_without_waiting_at_its_exit(one_of_two, monkeypatch, capsys):
+    """The exit itself is played: it must come before anything that an exception passes on its way."""
+    ends = []
+    monkeypatch.setattr("genjax.parallel.host.os._exit", ends.append)
+    one_of_two(1, other=False)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: ends.append("closed"))
+        stack.enter_context(ending_all())
+        raise OSError("no space left on device")
+    assert ends == [1, "closed"]
+    assert "no space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    with pytest.raises(OSError, match="no space left"), ending_all():
+        raise OSError("no space left on device")
+    assert ends == [1, "closed"]
 
 
 def test_a_single_process_hears_itself_at_once():

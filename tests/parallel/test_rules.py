@@ -13,6 +13,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from genjax.models.mmdit import MMDiT
@@ -21,6 +22,7 @@ from genjax.nn.mlp import MLP
 from genjax.parallel.mesh import AXES, Mesh, batch_sharding, replicated
 from genjax.parallel.rules import (
     RULES,
+    by_rows,
     bytes_per_device,
     divided_over,
     logical_axes,
@@ -268,3 +270,19 @@ def test_a_divided_step_is_the_step_of_one_device(name, optimizer, mesh):
     collectives = set(re.findall(r"\b(all-gather|reduce-scatter|all-reduce)\(", program))
     assert collectives & {"reduce-scatter", "all-reduce"}
     assert ("all-gather" in collectives) == (mesh.shape["fsdp"] > 1)
+
+
+@pytest.mark.parametrize(("rows", "each"), [(8, 2), (6, 6)])
+def test_with_divided_parameters_each_device_computes_its_own_rows(rows, each):
+    """Or all of them, where they do not divide; with whole parameters they stay as they are."""
+    x, w = np.arange(rows * 4.0, dtype=np.float32).reshape(rows, 4), np.arange(16.0, dtype=np.float32).reshape(4, 4)
+    product, shares = jax.jit(jnp.matmul), []
+
+    def spied(w, x):
+        shares.extend({shard.data.shape[0] for shard in x.addressable_shards} if isinstance(x, jax.Array) else [len(x)])
+        return product(x, w)
+
+    mesh = Mesh(data=2, fsdp=2).build()
+    for place in (P("fsdp"), P()):
+        np.testing.assert_array_equal(by_rows(spied, jax.device_put(w, NamedSharding(mesh, place)), x), x @ w)
+    assert shares == [each, rows]

@@ -124,6 +124,35 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(tmp_path
     checkpoints.save(2, trees_at(2), {"batches": 2})
     checkpoints.wait()
     assert checkpoints.restore(template())[0] == 2
+    # And again, when the same step is damaged once more.
+    checkpoints.set_aside_after(1)
+    assert (tmp_path / "unreadable-2-2").is_dir()
+
+
+def test_what_another_process_cannot_read_is_passed_over(tmp_path, monkeypatch):
+    """Its message is played: it can read 1, and of 2 and 3 one not at all and the other with other numbers."""
+    saved(tmp_path / "c", 1, 2, 3, keep=3)
+    answers, asked = iter([False, True, False, True, True]), []
+
+    def together(action):
+        asked.append(action.__name__)
+        found = action()
+        if not next(answers):
+            raise InputError("process 1 has failed, and shows why")
+        return found
+
+    monkeypatch.setattr("genjax.runs.checkpoints.together", together)
+    step, trees, _ = Checkpoints(tmp_path / "c", Checkpoint()).restore(template())
+    assert (step, asked) == (1, ["read", "read", "compare", "read", "compare"])
+    assert_equal(trees, trees_at(1))
+    # Who only reads, reads alone.
+    assert Checkpoints(tmp_path / "c").restore(template())[0] == 3
+
+
+def test_the_first_process_says_which_checkpoint_is_the_newest(tmp_path, monkeypatch):
+    saved(tmp_path / "c", 1, 2)
+    monkeypatch.setattr("genjax.runs.checkpoints.first_says", lambda step: min(step, 1))
+    assert Checkpoints(tmp_path / "c", Checkpoint()).restore(template())[0] == 1
 
 
 def test_only_the_largest_file_damaged_is_told_too(tmp_path):

@@ -80,8 +80,9 @@ def test_the_newest_run_with_weights_is_found(tmp_path):
     for age, name in enumerate(["new", "old", "empty"]):
         open_run(tmp_path / name, TASK)
         os.utime(tmp_path / name / "config.json", (1000 - age, 1000 - age))
-    for name in ("new", "old"):
-        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    (tmp_path / "new" / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "old" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "empty" / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)  # Killed while it saved.
     assert find_run(None, runs=tmp_path) == (tmp_path / "new", f"the newest below {tmp_path}")
     assert [run.name for run in trained_runs(tmp_path)] == ["new", "old"]
 

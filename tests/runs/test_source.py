@@ -64,6 +64,7 @@ def test_a_place_where_there_is_nothing_is_refused(path):
         ({"a": jnp.zeros(3)}, "b is not known"),
         ({"a": jnp.zeros(4), "b": jnp.ones((2, 2))}, r"a has the shape \(3,\) and not \(4,\)"),
         ({"a": jnp.zeros(3), "b": jnp.ones((2, 2)), "c": jnp.zeros(1)}, "c is missing"),
+        ({"a": jnp.zeros(3, jnp.int32), "b": jnp.ones((2, 2))}, "a has the type float64 and not int32"),
     ],
 )
 def test_weights_of_another_system_are_refused(file, needed, said):

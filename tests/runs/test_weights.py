@@ -1,5 +1,6 @@
 """Laws of reading a run's weights."""
 
+import logging
 import shutil
 from dataclasses import replace
 
@@ -13,11 +14,12 @@ from genjax.errors import InputError
 from genjax.interop.trees import write_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
-from genjax.runs.checkpoints import Checkpoint, Checkpoints
+from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
 from genjax.runs.directory import SHIPPED, shipped_runs
-from genjax.runs.weights import read_weights, ship
+from genjax.runs.weights import read_weights, ship, weights_metadata, write_part
 from genjax.tasks.text_to_image import TextToImage
 from genjax.training.state import initial_state, to_trees
+from tests.training.games import Regression
 
 TASK = TextToImage(
     model=MMDiT(channels=1, depth=1, num_heads=1, head_dim=8, pos_embed_max_size=8),
@@ -58,6 +60,61 @@ def test_weights_of_another_network_are_refused(tmp_path, state):
 def test_a_run_without_weights_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no checkpoint and no model.safetensors"):
         read_weights(tmp_path, TASK)
+
+
+def unreadable_checkpoint(run):
+    """As a release wrote it that arranged its trees otherwise."""
+    (run / "checkpoints" / "4" / "state").mkdir(parents=True)
+    (run / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("{}")
+
+
+def test_where_no_checkpoint_can_be_read_the_file_is(tmp_path, state, caplog):
+    write_tree(tmp_path / "model.safetensors", jax.device_get(state.ema), {"step": "9"})
+    unreadable_checkpoint(tmp_path)
+    logging.getLogger("genjax").propagate = True
+    weights, step = read_weights(tmp_path, TASK)
+    assert step == 9
+    chex.assert_trees_all_equal(weights.trained, state.ema)
+    assert f"the weights are those of {tmp_path / 'model.safetensors'} instead" in caplog.text
+
+
+def test_where_neither_can_be_read_one_sentence_says_so(tmp_path):
+    unreadable_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=r"none of the checkpoints in .* can be read: .* and no model.safetensors yet"):
+        read_weights(tmp_path, TASK)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpoint", "file"])
+def test_parts_that_hold_still_are_those_the_run_was_trained_with(tmp_path, checkpointed):
+    task = Regression()
+    state = initial_state(task, jax.random.key(0))
+    if checkpointed:
+        checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint())
+        checkpoints.save(4, to_trees(state), {"fixed": fingerprint(state.parts.fixed)})
+        checkpoints.wait()
+        checkpoints.close()
+    else:
+        write_part(tmp_path, "trained", state.ema, weights_metadata(4, state.parts.fixed))
+        write_part(tmp_path, "variables", state.parts.variables)
+    with pytest.raises(InputError, match="fixed.safetensors is missing"):
+        read_weights(tmp_path, task)
+    write_part(tmp_path, "fixed", state.parts.fixed)
+    parts, step = read_weights(tmp_path, task)
+    assert step == 4
+    chex.assert_trees_all_equal(parts, state.averaged)
+    write_part(tmp_path, "fixed", {"offset": np.float32(0.3)})
+    with pytest.raises(InputError, match="its numbers have changed"):
+        read_weights(tmp_path, task)
+
+
+def test_parts_that_hold_still_fit_the_task(tmp_path):
+    """Of a file that records no fingerprint too."""
+    state = initial_state(Regression(), jax.random.key(0))
+    write_part(tmp_path, "trained", state.ema)
+    write_part(tmp_path, "variables", state.parts.variables)
+    write_part(tmp_path, "fixed", {"offset": np.zeros(2, np.float32)})
+    with pytest.raises(InputError, match=r"fixed.safetensors do not fit .*: offset has the shape \(2,\) and not \(\)"):
+        read_weights(tmp_path, Regression())
 
 
 def test_without_an_average_the_parameters_are_read(tmp_path, state):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.runs.parts import Parts
+from genjax.runs.source import Source
 from genjax.training.optimizer import SGD, AdamW
 from genjax.training.players import Player
 from genjax.training.task import Sums, Task, Train
@@ -58,6 +59,25 @@ class Regression(Task):
 
     def request(self, door):
         return NoPreview()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondStage(Regression):
+    """A regression on what the weights of a first one leave over, which hold still."""
+
+    first: Source = Source(allow=("tests",))
+
+    def init(self, key):
+        parts = super().init(key)
+        return parts._replace(fixed={"first": parts.trained, **parts.fixed})
+
+    def sources(self):
+        return {"first": self.first}
+
+    def loss(self, parts, batch, keys, totals):
+        first = parts.fixed["first"]
+        left = batch["y"] - batch["x"] @ first["w"] - first["b"]
+        return super().loss(parts, batch | {"y": left}, keys, totals)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from genjax import config
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
 from genjax.models.byte_encoder import ByteEncoder
@@ -16,11 +18,12 @@ from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoint
 from genjax.runs.source import Source
+from genjax.runs.weights import read_weights
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.loop import fit, own_position, positions_of_all, same_course, starting_points
+from genjax.training.loop import fit, own_position, positions_of_all, same_course, skipped_by_all, starting_points
 from genjax.training.optimizer import AdamW
 from genjax.training.task import Train
-from tests.training.games import Regression
+from tests.training.games import Regression, SecondStage
 
 TRAIN = Train(
     steps=8, batch_size=8, log_every=4, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
@@ -153,6 +156,55 @@ def test_what_holds_still_lies_beside_the_run_and_is_guarded(tmp_path):
         fit(longer, tmp_path / "run")
 
 
+@pytest.fixture
+def stages(tmp_path):
+    """(the first stage's run and its last state, a second stage on top of it)."""
+    first = tmp_path / "first"
+    train = replace(TRAIN, steps=4, ema_decay=0.5)
+    state = fit(Regression(train=train, checkpoint=Checkpoint(every=4)), first)
+    second = SecondStage(first=Source(str(first), allow=("tests",)), train=train, checkpoint=Checkpoint(every=2))
+    return first, jax.device_get(state), second
+
+
+def test_a_second_stage_holds_the_first_and_needs_its_run_no_more(stages, tmp_path, monkeypatch):
+    """Its directory alone is trained on, sampled and guarded, when the run of the first stage is gone."""
+    first, before, task = stages
+    whole = jax.device_get(fit(task, tmp_path / "whole"))
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        fit(task, run)
+    shutil.rmtree(first)
+    resumed = jax.device_get(fit(task, run))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    jax.tree.map(np.testing.assert_array_equal, resumed.parts.fixed["first"], before.ema)
+
+    def read():
+        return read_weights(run, config.read(run / "config.json", allow=("genjax.", "tests.")))[0]
+
+    jax.tree.map(np.testing.assert_array_equal, read(), whole.averaged)
+    shutil.rmtree(run / "checkpoints")
+    jax.tree.map(np.testing.assert_array_equal, read(), whole.averaged)
+    held = run / "fixed.safetensors"
+    content = bytearray(held.read_bytes())
+    content[-1] ^= 1
+    held.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="its numbers have changed"):
+        read()
+    with pytest.raises(InputError, match="its numbers have changed"):
+        shutil.copy(held, tmp_path / "whole" / "fixed.safetensors")
+        fit(replace(task, train=replace(task.train, steps=5)), tmp_path / "whole")
+
+
+def test_a_first_stage_of_another_system_is_refused(stages, tmp_path):
+    first, _, task = stages
+    write_tree(tmp_path / "other.safetensors", {"w": np.ones(4, np.float32), "b": np.float32(0)})
+    wrong = replace(task, first=Source(str(tmp_path / "other.safetensors")))
+    with pytest.raises(InputError, match=r"not those that this run needs: w has the shape \(4,\) and not \(3,\)"):
+        fit(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
     directory, whole = straight
     begun = replace(TASK, train=replace(TRAIN, steps=1, start=Source(str(directory))))
@@ -175,6 +227,12 @@ def test_positions_of_several_processes_are_each_process_own():
     assert [own_position(two, (i, 2)) for i in range(2)] == two
     # On another number of processes one that has skipped examples is taken, which the loader then refuses.
     assert own_position(two, (0, 1)) == two[1]
+
+
+def test_each_example_that_was_passed_over_is_counted_once():
+    """By all processes; two that compute the same rows together read the same ones."""
+    positions = [{"process": [share, 2], "skipped": skipped} for share, skipped in ((0, 3), (0, 3), (1, 4))]
+    assert skipped_by_all(positions) == 7
 
 
 def test_a_run_that_is_past_the_last_step_is_refused_and_left_alone(straight):

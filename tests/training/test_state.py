@@ -42,6 +42,13 @@ def test_shapes_and_places_are_known_before_anything_is_made():
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(abstract)} == {4}
 
 
+def test_what_holds_still_is_divided_as_well():
+    """It may be the largest part of all."""
+    held = {"first_stage": {"w": np.ones((64, 32), np.float32)}}
+    fixed = abstract_state(Regression(), Mesh(data=1, fsdp=4).build(), held).parts.fixed
+    assert fixed["first_stage"]["w"].sharding.shard_shape((64, 32)) == (16, 32)
+
+
 def test_samples_are_drawn_with_the_average():
     state = initial_state(Regression(), jax.random.key(0))
     state = state._replace(ema=jax.tree.map(lambda x: x + 1, state.ema))

@@ -161,6 +161,20 @@ def test_the_state_is_donated():
     assert state.parts.trained["w"].is_deleted()
 
 
+def test_an_average_warms_up_by_the_moves_of_its_own_player():
+    """Not by steps, of which a player idles on some: by hand, with decay (1 + n) / (10 + n) at its move n."""
+    task = Game(every=3)
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
+    average = jax.device_get(state.ema["generator"])
+    for step in range(7):
+        state, _ = update(state, shard_batch(batch(), mesh))
+        if step % 3 == 0:
+            decay, moved = (1 + step // 3) / (10 + step // 3), jax.device_get(state.parts.trained["generator"])
+            average = jax.tree.map(lambda a, p, decay=decay: decay * a + (1 - decay) * p, average, moved)
+    assert_close(jax.device_get(state.ema["generator"]), average)
+
+
 def test_without_an_average_there_is_none_and_samples_are_drawn_with_the_parameters():
     state, _, _ = trained(with_train(REGRESSION, ema_decay=None), steps=2)
     assert state.ema is None
@@ -289,6 +303,29 @@ def test_an_overflow_halves_the_scale_changes_nothing_and_is_not_counted_as_skip
     # 8 * scale <= 65504 holds from 2^12 on.
     assert scales == [2.0**15, 2.0**14, 2.0**13, 2.0**12, 2.0**12, 2.0**12]
     assert updates == [0, 0, 0, 0, 1, 2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steep(Regression):
+    """Its loss is finite and its gradient is not, whatever the scale."""
+
+    def loss(self, parts, batch, keys, totals):
+        cusp = jnp.sqrt(0 * parts.trained["w"].sum())
+        return Sums({"loss": cusp}, {}, {"x": batch["x"].sum(0), "rows": jnp.float32(ROWS)})
+
+
+def test_an_overflow_at_a_scale_of_one_is_counted_as_any_bad_step():
+    """There is nothing left to lower: a run that overflows for ever must give up."""
+    task = fp16(Steep(mesh=Mesh(data=1)))
+    mesh = task.mesh.build()
+    update, state = make_update(task, mesh), fresh(task, mesh)
+    state = jax.device_put(state._replace(scale=state.scale._replace(value=jnp.float32(2))), replicated(mesh))
+    skipped = []
+    for _ in range(3):
+        state, told = update(state, shard_batch(batch(), mesh))
+        skipped.append(int(told.skipped_in_a_row))
+    assert skipped == [0, 1, 2]
+    assert float(state.scale.value) == 1
 
 
 def test_many_clean_steps_double_the_scale():
