@@ -9,6 +9,7 @@ from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.densities import (
     Checkerboard,
+    Densities,
     EightGaussians,
     Pinwheel,
     PlaneDensity,
@@ -26,7 +27,7 @@ from genjax.data.idx import Idx
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
 from genjax.data.shards import WebDataset
-from genjax.data.text import Text
+from genjax.data.text import Text, Texts
 
 __all__ = [
     "DIGIT_NAMES",
@@ -34,6 +35,7 @@ __all__ = [
     "ByteTokenizer",
     "Checkerboard",
     "Dataset",
+    "Densities",
     "Digits",
     "EightGaussians",
     "Emoji",
@@ -50,6 +52,7 @@ __all__ = [
     "PointExample",
     "Rings",
     "Text",
+    "Texts",
     "TwentyFiveGaussians",
     "TwoMoons",
     "WebDataset",

@@ -13,17 +13,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 from jaxtyping import Float
 
-from genjax.data.examples import Examples, Split
+from genjax.data.examples import Dataset, Examples, Split
 from genjax.errors import InputError
 
 __all__ = [
     "Blurred",
     "Checkerboard",
+    "Densities",
     "EightGaussians",
     "Modes",
     "Pinwheel",
@@ -50,6 +51,17 @@ class PointExample(TypedDict):
 
     point: np.ndarray
     """float32 (2,)."""
+
+
+class Densities(Dataset[PointExample], Protocol):
+    """A dataset of points of the plane, drawn from a density that is known."""
+
+    def log_density(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " N"]:
+        """Natural logarithm of the density at points."""
+
+    @property
+    def entropy(self) -> float:
+        """Differential entropy in nats."""
 
 
 @dataclass(frozen=True)

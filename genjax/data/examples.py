@@ -24,7 +24,7 @@ class Dataset(Protocol[Record]):
     """Every dataset of this package, to those who use one: records of one kind, in splits.
 
     A record is a `TypedDict` that the dataset states: an image with its captions, a point of the plane. A task says by
-    its annotation which kind it takes: `Dataset[PointExample]`, or `LabelledImages`.
+    the protocol of its `data` which kind it takes: `LabelledImages`, `Texts` or `Densities`; others are refused.
     """
 
     def source(self, split: Split) -> "Examples[Record]":

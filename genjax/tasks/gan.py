@@ -22,6 +22,7 @@ from genjax.adversarial.constraints import Constraint, Unconstrained, projected_
 from genjax.adversarial.latents import truncated_normal
 from genjax.adversarial.objectives import NonSaturating, Objective
 from genjax.adversarial.penalties import R1, Penalty
+from genjax.data import Densities, LabelledImages
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
@@ -73,6 +74,7 @@ class GAN(Task):
     """The generator's."""
     critic_optimizer: Optimizer = Adam(learning_rate=2e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=None)
     """The critic's."""
+    data: LabelledImages | Densities
 
     @property
     def num_classes(self) -> int:
@@ -101,10 +103,6 @@ class GAN(Task):
         if self.num_classes not in (0, known):
             raise InputError(f"generator.num_classes is {self.num_classes}, and the data has {known} classes")
         super().check()
-        shape = self.sample_shape
-        made = jax.eval_shape(self.init_generator, jax.random.key(0))[1].shape[1:]
-        if made != shape:
-            raise InputError(f"the generator draws arrays of shape {made}, and those of the data have {shape}")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -119,9 +117,16 @@ class GAN(Task):
         return variables["params"], output
 
     def init(self, key: Key[Array, ""]) -> Parts:
-        """Fresh parts; `trained` is {"critic": ..., "generator": ...}."""
+        """Fresh parts; `trained` is {"critic": ..., "generator": ...}.
+
+        Raises InputError where the networks do not fit each other or the data.
+        """
         generator_key, critic_key, constraint_key = jax.random.split(key, 3)
-        generator, _ = self.init_generator(generator_key)
+        generator, drawn = self.init_generator(generator_key)
+        if drawn.shape[1:] != self.sample_shape:
+            raise InputError(
+                f"the generator draws arrays of shape {drawn.shape[1:]}, and those of the data have {self.sample_shape}"
+            )
         rows = jnp.zeros((1, *self.sample_shape))
         critic = self.critic.init(critic_key, rows, self._label(1))["params"]
         state = self.constraint.initial(unbox(critic), constraint_key)

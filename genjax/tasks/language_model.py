@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Dataset, Text
+from genjax.data import Text, Texts
 from genjax.errors import InputError
 from genjax.language.decoding import TokenSampler, generate, row_keys
 from genjax.language.losses import bits_per_byte, next_token_loss, shifted_targets
@@ -36,7 +36,7 @@ class LanguageModel(Task):
 
     model: Decoder = field(default_factory=Decoder)
     sampler: TokenSampler = field(default=TokenSampler(temperature=0.8, top_p=0.95), metadata=FREE)
-    data: Dataset = Text()
+    data: Texts = Text()
 
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""

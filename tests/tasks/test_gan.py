@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
 from configs.gan import VARIANTS
 from genjax import config
 from genjax.adversarial.constraints import SpectralNorm, WeightClipping
 from genjax.adversarial.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
 from genjax.adversarial.penalties import R1, R1R2, GradientPenalty, NoPenalty
-from genjax.data import Digits, TwentyFiveGaussians
+from genjax.data import Digits, Text, TwentyFiveGaussians, TwoMoons
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator
@@ -167,6 +168,8 @@ MISFITS = {
         "generator": DCGANGenerator(width=8, num_classes=3), "critic": DCGANCritic(width=8, num_classes=3)
     },
     "the generator draws arrays of shape": {"generator": DCGANGenerator(image_shape=(16, 16, 1), width=8)},
+    "those of the data have .2,.": {"data": TwoMoons()},
+    "DCGANCritic scores images .*, not rows of .2,.": {"generator": MLPGenerator(), "data": TwoMoons()},
 }  # fmt: skip
 
 
@@ -174,6 +177,16 @@ MISFITS = {
 def test_parts_that_do_not_fit_are_refused(sentence):
     with pytest.raises(InputError, match=sentence):
         replace(PICTURES, **MISFITS[sentence]).check()
+
+
+def test_data_of_another_kind_is_refused_by_name_before_anything_is_written(tmp_path):
+    for variant in ("toy", "digits"):
+        words = ["--config", f"configs/gan.py:{variant}", "--data", "Text", "--workdir", str(tmp_path / "run")]
+        with pytest.raises(InputError, match=r"^--data takes one of Digits, .*, TwoMoons, .*, not 'Text'$"):
+            train.main(words)
+    with pytest.raises(InputError, match="data takes a LabelledImages or a Densities, not a Text"):
+        config.override(TOY, {"data": Text()})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_run_that_ships_is_one_of_the_config():
