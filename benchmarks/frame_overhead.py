@@ -31,7 +31,7 @@ from genjax.tasks.text_to_image import TextToImage
 from genjax.training.ema import ema_decay
 from genjax.training.report import Report
 from genjax.training.state import initial_state
-from genjax.training.task import keyed
+from genjax.keys import row_keys
 from genjax.training.update import make_update
 
 WANTED = 0.03
@@ -91,7 +91,7 @@ class Plain:
 
         def step(state, batch):
             trained, average, moments, count = state
-            keys = keyed(jax.random.fold_in(jax.random.key(train.seed), count), jnp.arange(train.batch_size))
+            keys = row_keys(jax.random.fold_in(jax.random.key(train.seed), count), jnp.arange(train.batch_size))
 
             def loss(trained):
                 return task.loss(parts._replace(trained=trained), batch, keys, {"rows": size}).losses["loss"]

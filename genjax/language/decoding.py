@@ -15,7 +15,6 @@ The token at place i of a row is drawn with fold_in(the row's key, i), and so do
 on padding, or on how many tokens a compiled call makes.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,7 +35,6 @@ __all__ = [
     "generate",
     "min_p",
     "prefill",
-    "row_keys",
     "temperature",
     "top_k",
     "top_p",
@@ -121,11 +119,6 @@ class TokenSampler:
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return jax.vmap(jax.random.categorical)(keys, self.filtered(logits)).astype(jnp.int32)
-
-
-def row_keys(key: Key[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
-    """The keys of rows, by their numbers."""
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.asarray(rows))
 
 
 class Decoding(NamedTuple):

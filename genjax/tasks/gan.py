@@ -24,6 +24,7 @@ from genjax.adversarial.objectives import NonSaturating, Objective
 from genjax.adversarial.penalties import R1, Penalty
 from genjax.data import Densities, LabelledImages
 from genjax.errors import InputError
+from genjax.keys import row_keys
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
 from genjax.parallel.rules import unbox
@@ -33,7 +34,7 @@ from genjax.tasks.gan_requests import DrawSamples, JudgePictures, JudgePoints
 from genjax.training.optimizer import Adam, Optimizer
 from genjax.training.players import Player
 from genjax.training.precision import POLICIES, cast
-from genjax.training.task import Sums, Task, keyed
+from genjax.training.task import Sums, Task
 
 __all__ = ["GAN", "Projected"]
 
@@ -195,7 +196,7 @@ class GAN(Task):
         """z of samples 0 to N - 1, each a function of the seed and its place; redrawn beyond `truncation`, if given."""
         limit = np.inf if truncation is None else truncation
         draw = jax.vmap(lambda key: truncated_normal(key, (self.latent,), limit))
-        return np.asarray(draw(keyed(seed, jnp.arange(number))))
+        return np.asarray(draw(row_keys(seed, jnp.arange(number))))
 
     def sample(
         self,

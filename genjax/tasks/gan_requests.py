@@ -15,6 +15,7 @@ from jaxtyping import Float
 from genjax.adversarial.latents import slerp
 from genjax.adversarial.transport import assignment, distances
 from genjax.errors import InputError
+from genjax.keys import check_seed
 from genjax.metrics.classifier import train_classifier
 from genjax.runs.outputs import Images, Numbers, Output
 from genjax.runs.parts import Parts
@@ -38,6 +39,7 @@ class DrawSamples:
     """Seed of the latents; sample i depends on the seed and i alone."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 1:
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         if self.truncation is not None and not self.truncation > 0:
@@ -78,6 +80,7 @@ class JudgePoints:
     """Seed of the latents."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2, not {self.num}")
 
@@ -109,6 +112,7 @@ class JudgePictures:
     """Seed of the latents."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
 

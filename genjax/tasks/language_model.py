@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.data import Text, Texts
 from genjax.errors import InputError
-from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.keys import check_seed, row_keys
+from genjax.language.decoding import TokenSampler, generate
 from genjax.language.losses import bits_per_byte, next_token_loss, shifted_targets
 from genjax.metrics.compression import compressed_bits_per_byte
 from genjax.models.decoder import Decoder
@@ -155,6 +156,7 @@ class WriteText:
     def check(self, task: LanguageModel) -> None:
         if self.num < 1 or self.max_tokens < 1:
             raise InputError(f"--num and --max_tokens are at least 1, not {self.num} and {self.max_tokens}")
+        check_seed("--seed", self.seed)
         self.sampler()
 
     def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:

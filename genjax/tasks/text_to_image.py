@@ -25,6 +25,7 @@ from genjax.diffusion.process import Process, RectifiedFlow
 from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
 from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
+from genjax.keys import row_keys
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.models.word_encoder import WordEncoder
@@ -32,7 +33,7 @@ from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCaptions, JudgeImages
 from genjax.training.precision import POLICIES, cast
-from genjax.training.task import FREE, Sums, Task, keyed
+from genjax.training.task import FREE, Sums, Task
 
 __all__ = ["STRATA", "Sampler", "TextToImage"]
 
@@ -235,7 +236,7 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
     def denoised(x, t):
         return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
 
-    noise = _per_sample(jax.random.normal, keyed(seed, index), task.data.image_shape)
+    noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
     return integrate(solver, task.process, denoised, noise, times, trajectory=trajectory)
 
 
@@ -243,7 +244,7 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
 def _stratum_losses(task: TextToImage, params, images, tokens):
     """The mean loss at each stratum, with the same noise for the same image in all of them."""
     condition = task.encode(params, tokens)
-    eps = _per_sample(jax.random.normal, keyed(0, jnp.arange(len(images))), images.shape[1:])
+    eps = _per_sample(jax.random.normal, row_keys(0, jnp.arange(len(images))), images.shape[1:])
 
     def at(t):
         return denoising_loss(

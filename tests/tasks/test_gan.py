@@ -189,6 +189,17 @@ def test_data_of_another_kind_is_refused_by_name_before_anything_is_written(tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("player", ["optimizer", "critic_optimizer"])
+def test_an_impossible_optimiser_is_named_by_the_player_that_has_it(player):
+    told = f"^{player}.learning_rate of Adam is positive, not -1.0$"
+    with pytest.raises(InputError, match=told):
+        config.parse_with_config(["--config", "configs/gan.py", f"--{player}.learning_rate=-1"], train.Options())
+    recorded = config.to_dict(TOY)
+    recorded[player]["learning_rate"] = -1.0
+    with pytest.raises(InputError, match=told):
+        config.from_dict(recorded)
+
+
 def test_the_run_that_ships_is_one_of_the_config():
     shipped = config.read(SHIPPED / "gan-digits" / "config.json")
     assert shipped == VARIANTS["digits"]()
