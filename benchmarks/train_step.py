@@ -24,12 +24,12 @@ import torch
 import tyro
 
 from genjax.data import Loader
+from genjax.keys import row_keys
 from genjax.nn.attention import attention
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks.text_to_image import TextToImage
 from genjax.training.ema import ema_decay, update_ema
 from genjax.training.state import TrainState, initial_state
-from genjax.keys import row_keys
 from genjax.training.update import make_update
 
 

@@ -5,19 +5,10 @@ examples; a `Loader` reads them in a seeded order, lets the task transform them,
 process owns of each global batch. Everything here is numpy and threads; the device sees nothing of it.
 """
 
+from genjax.data.blurred import EightGaussians, Rings, TwentyFiveGaussians, TwoMoons
 from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
-from genjax.data.densities import (
-    Checkerboard,
-    Densities,
-    EightGaussians,
-    Pinwheel,
-    PlaneDensity,
-    PointExample,
-    Rings,
-    TwentyFiveGaussians,
-    TwoMoons,
-)
+from genjax.data.densities import Checkerboard, Densities, Pinwheel, PlaneDensity, PointExample
 from genjax.data.digits import Digits
 from genjax.data.emoji import Emoji
 from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
