@@ -11,12 +11,13 @@ from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
 from genjax.data.densities import Checkerboard, Densities, Pinwheel, PlaneDensity, PointExample
 from genjax.data.digits import Digits
 from genjax.data.emoji import Emoji
-from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, readable
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
+from genjax.data.rows import filled, in_blocks, stacked
 from genjax.data.shards import WebDataset
 from genjax.data.text import Text, Texts
 
@@ -48,4 +49,8 @@ __all__ = [
     "TwoMoons",
     "WebDataset",
     "captions_for",
+    "filled",
+    "in_blocks",
+    "readable",
+    "stacked",
 ]

@@ -26,7 +26,7 @@ from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.examples import Dataset, Examples, Split, existing_path
 from genjax.errors import InputError
 
-__all__ = ["Document", "Packed", "Text", "Texts"]
+__all__ = ["PADDING", "Document", "Packed", "Text", "Texts"]
 
 EXPECTED = "a text file, a folder of them, or a .jsonl file"
 PADDING = -1

@@ -29,6 +29,7 @@ from genjax.errors import InputError
 __all__ = [
     "Choose",
     "Decoding",
+    "Filters",
     "Network",
     "TokenSampler",
     "advance",
@@ -80,8 +81,8 @@ def min_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
 
 
 @dataclass(frozen=True)
-class TokenSampler:
-    """How a token is chosen from logits: the filters that are given, in the order of the fields, then a draw.
+class Filters:
+    """Which tokens may come, and how often: the filters that are given, in the order of the fields.
 
     Raises InputError where a field is out of its range.
     """
@@ -113,6 +114,11 @@ class TokenSampler:
             if value is not None:
                 logits = keep(logits, value)
         return logits
+
+
+@dataclass(frozen=True)
+class TokenSampler(Filters):
+    """How a token is chosen from logits: the filters, then a draw."""
 
     def __call__(self, logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
         """One token for each row, by its own key."""

@@ -10,6 +10,7 @@ of the plane or pictures, with the label of their class where the networks have 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from genjax.adversarial.constraints import Constraint, Unconstrained, projected_
 from genjax.adversarial.latents import truncated_normal
 from genjax.adversarial.objectives import NonSaturating, Objective
 from genjax.adversarial.penalties import R1, Penalty
-from genjax.data import Densities, LabelledImages
+from genjax.data import Densities, LabelledImages, in_blocks, stacked
 from genjax.errors import InputError
 from genjax.keys import row_keys
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
@@ -209,12 +210,7 @@ class GAN(Task):
         """What the generator with the parameters `params` makes of each latent."""
         if self.num_classes and labels is None:
             labels = np.arange(len(z)) % self.num_classes
-        batch_size, drawn = min(batch_size, len(z)), []
-        for first in range(0, len(z), batch_size):
-            # The last batch is filled up with its last row, so that there is one shape and one compilation.
-            rows = np.minimum(np.arange(first, first + batch_size), len(z) - 1)
-            drawn.append(np.asarray(_draw(self, params, z[rows], None if labels is None else labels[rows])))
-        return np.concatenate(drawn)[: len(z)]
+        return in_blocks(partial(_draw, self, params), z, labels, size=min(batch_size, len(z)))
 
     # ------------------------------------------------------------------ what people look at
 
@@ -225,9 +221,7 @@ class GAN(Task):
         """
         found = {}
         for split, name in (("train", "data"), ("test", "held_out")):
-            source, rng = self.data.source(split), np.random.default_rng(0)
-            rows = [self.prepare(source[i], rng) for i in range(min(len(source), 512))]
-            batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            batch = stacked(islice(self.fixed_rows(split), 512))
             found[f"validation_score_of_{name}"] = float(_scores(self, parts, batch["x"], batch.get("label")).mean())
         labels = np.arange(512) % self.num_classes if self.num_classes else None
         samples = self.sample(parts.trained["generator"], self.latents(0, 512), labels)

@@ -7,6 +7,7 @@ quality (Lin et al. 2018, PacGAN, section 4.1).
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float
 
 from genjax.adversarial.latents import slerp
 from genjax.adversarial.transport import assignment, distances
+from genjax.data import readable
 from genjax.errors import InputError
 from genjax.keys import check_seed
 from genjax.metrics.classifier import train_classifier
@@ -132,4 +134,4 @@ class JudgePictures:
 def real_points(task: Any, split: str) -> Float[np.ndarray, "N 2"]:
     """The first points of a split, 2,500 at most."""
     source = task.data.source(split)
-    return np.stack([source[i]["point"] for i in range(min(len(source), 2500))])
+    return np.stack([example["point"] for example in islice(readable(source), 2500)])

@@ -14,7 +14,7 @@ cross-entropy per text token and a squared error per image token can stand in on
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from genjax.data import Dataset
+from genjax.data import Dataset, readable
+from genjax.data.examples import Split
 from genjax.errors import InputError
 from genjax.keys import check_seed
 from genjax.parallel.mesh import Mesh
@@ -126,6 +127,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The arrays of one row of a batch, on the host."""
+
+    def fixed_rows(self, split: Split) -> Iterator[dict[str, np.ndarray]]:
+        """The rows of a split in its order, but for what cannot be read; prepared alike every time."""
+        rng = np.random.default_rng(0)
+        return (self.prepare(example, rng) for example in readable(self.data.source(split)))
 
     def totals(self, batch: Batch) -> PyTree[Array]:
         """Sums over these rows of what the batch alone decides; the number of rows by default."""

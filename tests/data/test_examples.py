@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genjax.data import Digits, Emoji, Idx, ImageFolder, Images, Npz, PointExample, TwoMoons, WebDataset
-from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, split_items
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, readable, split_items
 from genjax.errors import InputError
 
 
@@ -36,6 +36,27 @@ def test_a_bad_example_raises_or_is_none():
     assert Examples(["x.png"], read, on_bad="skip")[0] is None
     with pytest.raises(InputError, match=r"x\.png is bad"):
         Examples(["x.png"], read)[0]
+
+
+def test_what_can_be_read_is_read_in_any_order_and_only_when_it_is_asked_for():
+    read = []
+
+    def known(item):
+        read.append(item)
+        if item % 2:
+            raise InputError(f"{item} is bad.")
+        return 10 * item
+
+    source = Examples(range(6), known, on_bad="skip")
+    assert list(readable(source)) == [0, 20, 40]
+    assert list(readable(source, [5, 4, 0])) == [40, 0]
+    read.clear()
+    assert next(readable(source, [3, 2, 0])) == 20 and read == [3, 2]
+    with pytest.raises(InputError, match="none of the 6 examples of the dataset can be used"):
+        list(readable(source, [1, 3]))
+    with pytest.raises(InputError, match="1 is bad"):
+        list(readable(Examples(range(6), known)))
+    assert list(readable([])) == []
 
 
 def test_only_bad_input_is_skipped_and_a_defect_is_not():

@@ -1,6 +1,7 @@
 """Laws of GANs: who sees what, constraints that hold at every step, samples that are functions of seed and place."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import chex
 import jax
@@ -14,7 +15,7 @@ from genjax import config
 from genjax.adversarial.constraints import SpectralNorm, WeightClipping
 from genjax.adversarial.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
 from genjax.adversarial.penalties import R1, R1R2, GradientPenalty, NoPenalty
-from genjax.data import Digits, Text, TwentyFiveGaussians, TwoMoons
+from genjax.data import Digits, Examples, Text, TwentyFiveGaussians, TwoMoons
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator
@@ -153,6 +154,30 @@ def test_validation_is_fixed_and_tells_held_out_rows_from_training_ones():
     first, second = PICTURES.validate(parts), PICTURES.validate(parts)
     assert first == second
     assert set(first) == {f"validation_score_of_{name}" for name in ("data", "held_out", "samples")}
+
+
+@dataclass(frozen=True)
+class Torn(Digits):
+    """Digits of which every third cannot be read."""
+
+    def source(self, split):
+        whole = super().source(split)
+
+        def read(item):
+            if item % 3 == 0:
+                raise InputError(f"digit {item} is torn.")
+            return whole.read(item)
+
+        return Examples(whole.items, read, on_bad="skip")
+
+
+def test_what_cannot_be_read_is_passed_over_where_a_run_is_looked_at():
+    parts = PICTURES.init(jax.random.key(0))
+    task = replace(PICTURES, data=Torn())
+    images = [row["x"] for row in islice(task.fixed_rows("train"), 40)]
+    there = [example["image"] for example in Torn().source("train") if example is not None]
+    np.testing.assert_array_equal(images, there[:40])
+    assert all(np.isfinite(value) for value in task.validate(parts).values())
 
 
 def test_a_projected_optimiser_keeps_the_schedule_of_what_it_projects():
