@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.data import Digits, Emoji, Idx, ImageFolder, Images, Npz, PointExample, TwoMoons, WebDataset
+from genjax.config.kinds import kinds
+from genjax.data import (
+    Densities,
+    Digits,
+    Emoji,
+    Idx,
+    ImageFolder,
+    Images,
+    Npz,
+    PointExample,
+    Texts,
+    TwoMoons,
+    WebDataset,
+)
 from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, readable, split_items
 from genjax.errors import InputError
 
@@ -78,6 +91,13 @@ def test_datasets_of_images_say_that_they_give_image_examples_their_shape_and_th
     members = {name for protocol in LabelledImages.__mro__ for name in vars(protocol) if not name.startswith("_")}
     assert members == {"source", "image_shape", "class_names"}
     assert members <= {*dir(kind), *kind.__dataclass_fields__}
+
+
+def test_a_field_of_data_takes_the_datasets_whose_records_it_is_declared_with():
+    images = {"Digits", "Emoji", "Idx", "ImageFolder", "Images", "Npz", "WebDataset"}
+    densities = {"Checkerboard", "EightGaussians", "Pinwheel", "Rings", "TwentyFiveGaussians", "TwoMoons"}
+    assert set(kinds(LabelledImages)) == images and set(kinds(Texts)) == {"Text"}
+    assert set(kinds(Densities)) == densities and set(kinds(Dataset)) == images | densities | {"Text"}
 
 
 def test_a_record_may_be_anything():
