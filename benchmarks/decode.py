@@ -22,7 +22,8 @@ import tyro
 from flax.linen import meta
 
 from genjax.interop import llama
-from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.keys import row_keys
+from genjax.language.decoding import TokenSampler, generate
 from genjax.models.decoder import Decoder
 from genjax.parallel.host_memory import keep_freed_memory
 

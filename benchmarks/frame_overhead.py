@@ -25,13 +25,13 @@ import side_by_side as sbs
 import tyro
 
 from genjax.data import Loader
+from genjax.keys import row_keys
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks.text_to_image import TextToImage
 from genjax.training.ema import ema_decay
 from genjax.training.report import Report
 from genjax.training.state import initial_state
-from genjax.training.task import keyed
 from genjax.training.update import make_update
 
 WANTED = 0.03
@@ -91,7 +91,7 @@ class Plain:
 
         def step(state, batch):
             trained, average, moments, count = state
-            keys = keyed(jax.random.fold_in(jax.random.key(train.seed), count), jnp.arange(train.batch_size))
+            keys = row_keys(jax.random.fold_in(jax.random.key(train.seed), count), jnp.arange(train.batch_size))
 
             def loss(trained):
                 return task.loss(parts._replace(trained=trained), batch, keys, {"rows": size}).losses["loss"]

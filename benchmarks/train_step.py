@@ -24,12 +24,12 @@ import torch
 import tyro
 
 from genjax.data import Loader
+from genjax.keys import row_keys
 from genjax.nn.attention import attention
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.tasks.text_to_image import TextToImage
 from genjax.training.ema import ema_decay, update_ema
 from genjax.training.state import TrainState, initial_state
-from genjax.training.task import keyed
 from genjax.training.update import make_update
 
 
@@ -59,7 +59,7 @@ class Ours:
         optimizer = task.optimizer.build(task.train.steps)
 
         def loss(trained, batch):
-            keys = keyed(0, jnp.arange(task.train.batch_size))
+            keys = row_keys(0, jnp.arange(task.train.batch_size))
             return task.loss(state.parts._replace(trained=trained), batch, keys, task.totals(batch)).losses["loss"]
 
         def optimise(trained, moments, ema, updates, gradient):
@@ -162,7 +162,7 @@ class Theirs:
 def draws_of_ours(task: TextToImage, step: int) -> tuple[torch.Tensor, ...]:
     """Times, noise and dropped captions of a step, as the loss of the task draws them, in torch's layout."""
     step_key = jax.random.fold_in(jax.random.key(task.train.seed), step)
-    keys = jax.vmap(functools.partial(jax.random.split, num=3))(keyed(step_key, jnp.arange(task.train.batch_size)))
+    keys = jax.vmap(functools.partial(jax.random.split, num=3))(row_keys(step_key, jnp.arange(task.train.batch_size)))
     t = task.times.quantile(jax.vmap(jax.random.uniform)(keys[:, 0]))
     eps = jax.vmap(lambda key: jax.random.normal(key, sd3.IMAGE))(keys[:, 1])
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, task.caption_dropout))(keys[:, 2])

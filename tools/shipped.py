@@ -27,7 +27,7 @@ from genjax.runs.directory import SHIPPED, shipped_runs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("genjax", "pallas_kernels")
-ROOMS = ("adversarial", "data", "diffusion", "language", "models", "nn", "representation", "tasks", "training")
+ROOMS = ("adversarial", "data", "diffusion", "keys", "language", "models", "nn", "representation", "tasks", "training")
 """Of genjax; what only reads configs, writes files or measures does not change what is trained."""
 RECORD = "sources.json"
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from genjax.config.hints import did_you_mean
 from genjax.config.record import look_in
-from genjax.config.tree import children, frozen, is_node, is_record
+from genjax.config.tree import children, frozen, is_node, is_record, walk
+from genjax.config.values import typed
 from genjax.errors import InputError
 
 __all__ = ["load", "packages_of"]
@@ -50,6 +51,8 @@ def load(spec: str) -> tuple[Any, str]:
             f"{file} defines {own.__name__} itself, and its runs could not be read without it: move {own.__name__} to a"
             " module beside it, and import it from there"
         )
+    for name, (value, hint) in walk(config):
+        typed(value, hint, f"{file}: {name}")
     return frozen(config), f"{path.stem}-{variant}"
 
 

@@ -11,6 +11,10 @@ __all__ = ["moved_fields", "moved_type"]
 MOVED: dict[str, str] = {
     "genjax.training.loop.Train": "genjax.training.task.Train",
     "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",
+    "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
+    "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
+    "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",
+    "genjax.data.densities.Rings": "genjax.data.blurred.Rings",
 }
 """Old to new: dotted names of types, and fields, as `genjax.x.Type.old_field` to `new_field` or, dropped, to ""."""
 

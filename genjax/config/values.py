@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from genjax.config.hints import MAPPINGS, TUPLES, UNIONS, item_hint, refusal
-from genjax.config.kinds import conforms, construct, is_protocol, kind_named, takes_kinds, takes_words
+from genjax.config.kinds import conforms, construct, is_open, is_protocol, kind_named, takes_kinds, takes_words
 from genjax.errors import InputError
 
 __all__ = ["FrozenDict", "hashable", "typed"]
@@ -86,7 +86,9 @@ def typed(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     kind = type(None) if hint is None else origin or hint
     if is_protocol(kind):
-        if hasattr(type(value), "__dataclass_fields__") and not conforms(type(value), kind):
+        is_dataclass = hasattr(type(value), "__dataclass_fields__")
+        # A protocol of Python's own, such as typing.SupportsFloat, takes plain values too.
+        if not conforms(type(value), kind) if is_dataclass else is_open(kind):
             raise wrong
         return hashable(value)
     if kind is Any or not isinstance(kind, type):

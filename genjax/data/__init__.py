@@ -5,28 +5,21 @@ examples; a `Loader` reads them in a seeded order, lets the task transform them,
 process owns of each global batch. Everything here is numpy and threads; the device sees nothing of it.
 """
 
+from genjax.data.blurred import EightGaussians, Rings, TwentyFiveGaussians, TwoMoons
 from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
-from genjax.data.densities import (
-    Checkerboard,
-    EightGaussians,
-    Pinwheel,
-    PlaneDensity,
-    PointExample,
-    Rings,
-    TwentyFiveGaussians,
-    TwoMoons,
-)
+from genjax.data.densities import Checkerboard, Densities, Pinwheel, PlaneDensity, PointExample
 from genjax.data.digits import Digits
 from genjax.data.emoji import Emoji
-from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, readable
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
+from genjax.data.rows import filled, in_blocks, stacked
 from genjax.data.shards import WebDataset
-from genjax.data.text import Text
+from genjax.data.text import Text, Texts
 
 __all__ = [
     "DIGIT_NAMES",
@@ -34,6 +27,7 @@ __all__ = [
     "ByteTokenizer",
     "Checkerboard",
     "Dataset",
+    "Densities",
     "Digits",
     "EightGaussians",
     "Emoji",
@@ -50,8 +44,13 @@ __all__ = [
     "PointExample",
     "Rings",
     "Text",
+    "Texts",
     "TwentyFiveGaussians",
     "TwoMoons",
     "WebDataset",
     "captions_for",
+    "filled",
+    "in_blocks",
+    "readable",
+    "stacked",
 ]

@@ -1,6 +1,6 @@
 """What a dataset gives: random access to examples, some of which may turn out bad when they are read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypedDict, TypeVar
@@ -9,7 +9,17 @@ import numpy as np
 
 from genjax.errors import InputError
 
-__all__ = ["Dataset", "Examples", "ImageExample", "LabelledImages", "OnBad", "Split", "existing_path", "split_items"]
+__all__ = [
+    "Dataset",
+    "Examples",
+    "ImageExample",
+    "LabelledImages",
+    "OnBad",
+    "Split",
+    "existing_path",
+    "readable",
+    "split_items",
+]
 
 Split = Literal["train", "test"]
 OnBad = Literal["error", "skip"]
@@ -24,7 +34,7 @@ class Dataset(Protocol[Record]):
     """Every dataset of this package, to those who use one: records of one kind, in splits.
 
     A record is a `TypedDict` that the dataset states: an image with its captions, a point of the plane. A task says by
-    its annotation which kind it takes: `Dataset[PointExample]`, or `LabelledImages`.
+    the protocol of its `data` which kind it takes: `LabelledImages`, `Texts` or `Densities`; others are refused.
     """
 
     def source(self, split: Split) -> "Examples[Record]":
@@ -80,6 +90,20 @@ class Examples(Generic[Record]):
             if self.on_bad == "skip":
                 return None
             raise
+
+
+def readable(source: Sequence[Record | None], order: Iterable[int] | None = None) -> Iterator[Record]:
+    """The examples of a source that can be read, in its order or in another one, each read when it is asked for.
+
+    Raises `InputError` where there are examples, and none that can be used.
+    """
+    found = False
+    for index in range(len(source)) if order is None else order:
+        if (example := source[index]) is not None:
+            found = True
+            yield example
+    if len(source) and not found:
+        raise InputError(f"none of the {len(source)} examples of the dataset can be used.")
 
 
 def split_items(items: Sequence[Item], test_fraction: float, split: Split) -> list[Item]:

@@ -12,20 +12,22 @@ process reads never overlaps another's, but the concatenation law no longer hold
 state. Without bad elements all processes have the same state, and it suits any number of processes.
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
 
-from genjax.data.examples import Examples
+from genjax.data.examples import Examples, readable
+from genjax.data.rows import Batch, stacked
 from genjax.errors import InputError
 
 __all__ = ["Batch", "Loader", "Transform"]
 
 Record = TypeVar("Record")
 Transform = Callable[[Record, np.random.Generator], Mapping[str, Any]]
-Batch = dict[str, np.ndarray]
 
 
 class Loader(Iterator[Batch], Generic[Record]):
@@ -69,18 +71,15 @@ class Loader(Iterator[Batch], Generic[Record]):
         self._source = source
         self._local_batch = batch_size // process_count
 
-        # Explicit seeds: those that grain derives change with the shape of the pipeline.
         shuffle_seed, augment_seed, transform_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
-        stream = grain.MapDataset.source(source)
-        stream = stream.shuffle(shuffle_seed) if shuffle else stream
-        stream = stream.repeat() if repeat else stream
-        # After repeat: the rng is a function of the position in the stream, not of that in an epoch.
+        order = _Places(len(source))
+        order = order.shuffle(shuffle_seed) if shuffle else order
         augment = getattr(source, "augment", None)
-        stream = stream.random_map(augment, seed=augment_seed) if augment else stream
-        stream = stream.random_map(transform, seed=transform_seed)
+        steps = [(augment, augment_seed)] if augment else []
+        length = sys.maxsize if repeat else len(source)
+        stream = _Stream(source, order, [*steps, (transform, transform_seed)], length)
         self._stream = _RowsOfProcess(stream, batch_size, process_index, process_count)
-        ahead = max(2 * self._local_batch, threads)
-        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead if threads else 0)
+        self._threads = threads
         self._elements: Iterator | None = None
         self._batches = self._taken = self._skipped = 0
 
@@ -119,7 +118,7 @@ class Loader(Iterator[Batch], Generic[Record]):
         if not rows:
             raise StopIteration
         self._batches += 1
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        return stacked(rows)
 
     def state(self) -> dict[str, Any]:
         """The position after the batches taken so far, as plain data for JSON."""
@@ -156,12 +155,67 @@ class Loader(Iterator[Batch], Generic[Record]):
         self._elements = None
 
     def _require_a_usable_example(self) -> None:
-        if all(self._source[index] is None for index in range(len(self._source))):
-            raise InputError(f"none of the {len(self._source)} examples of the dataset can be used.")
+        next(readable(self._source))
 
     def _elements_from(self, position: int) -> Iterator:
+        if not self._threads:
+            return (self._stream[index] for index in range(position, len(self._stream)))
+        ahead = max(2 * self._local_batch, self._threads)
+        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=ahead)
         rest = self._stream.slice(slice(position, None))
-        return iter(rest.to_iter_dataset(self._options, allow_nones=True))
+        return iter(rest.to_iter_dataset(options, allow_nones=True))
+
+
+class _Places(grain.MapDataset):
+    """The places of a source, epoch after epoch; grain's shuffle permutes each epoch anew."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        return index
+
+
+class _Stream(grain.MapDataset):
+    """The rows of a source in an order, each step with random numbers of its seed and the position alone.
+
+    All that happens to a row is one step of grain's: each of its own keeps books, which for a small row take longer
+    than the row. The rows are those of its source, shuffle, repeat and random_map.
+    """
+
+    def __init__(self, source: Sequence, order: grain.MapDataset, steps: Sequence[tuple[Callable, int]], length: int):
+        super().__init__()
+        self._source, self._order, self._length = source, order, length
+        self._steps = [(step, _Random(seed)) for step, seed in steps]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index):
+        row = self._source[self._order[index] % len(self._source)]
+        for step, random in self._steps:
+            if row is not None:
+                row = step(row, random.at(index))
+        return row
+
+
+class _Random(threading.local):
+    """The random numbers of a seed, by position: a generator of each thread, which is set there and not made anew."""
+
+    def __init__(self, seed: int):
+        self._generator = np.random.Generator(np.random.Philox(seed))
+        self._start = self._generator.bit_generator.state
+
+    def at(self, position: int) -> np.random.Generator:
+        """The generator at a position, from where its numbers are the same every time."""
+        # The last word of Philox's counter: a stream of 2^192 numbers at every position.
+        self._start["state"]["counter"][3] = position
+        self._generator.bit_generator.state = self._start
+        return self._generator
 
 
 class _RowsOfProcess(grain.MapDataset):

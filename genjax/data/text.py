@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
 from genjax.data.byte_tokenizer import ByteTokenizer
-from genjax.data.examples import Examples, Split, existing_path
+from genjax.data.examples import Dataset, Examples, Split, existing_path
 from genjax.errors import InputError
 
-__all__ = ["Document", "Packed", "Text"]
+__all__ = ["PADDING", "Document", "Packed", "Text", "Texts"]
 
 EXPECTED = "a text file, a folder of them, or a .jsonl file"
 PADDING = -1
@@ -42,6 +42,17 @@ class Packed(TypedDict):
     """Ids (length,) int32."""
     segments: np.ndarray
     """Which document of the row each token is of, from 0, (length,) int32; -1 for padding."""
+
+
+class Texts(Dataset[Packed], Protocol):
+    """A dataset of rows of tokens that can be turned into text, and their text as bytes."""
+
+    @property
+    def tokenizer(self) -> ByteTokenizer:
+        """What the ids mean."""
+
+    def held_out_bytes(self) -> bytes:
+        """The text of the test split in one piece: what compressors are compared on."""
 
 
 class Document(NamedTuple):
@@ -80,7 +91,7 @@ class Text:
         """What the ids mean."""
         return ByteTokenizer()
 
-    def source(self, split: Split) -> Examples:
+    def source(self, split: Split) -> Examples[Packed]:
         """Random access to the rows of a split.
 
         Raises InputError where the path is missing, or holds nothing to read or to hold out.

@@ -15,7 +15,6 @@ The token at place i of a row is drawn with fold_in(the row's key, i), and so do
 on padding, or on how many tokens a compiled call makes.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,13 +29,13 @@ from genjax.errors import InputError
 __all__ = [
     "Choose",
     "Decoding",
+    "Filters",
     "Network",
     "TokenSampler",
     "advance",
     "generate",
     "min_p",
     "prefill",
-    "row_keys",
     "temperature",
     "top_k",
     "top_p",
@@ -82,8 +81,8 @@ def min_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
 
 
 @dataclass(frozen=True)
-class TokenSampler:
-    """How a token is chosen from logits: the filters that are given, in the order of the fields, then a draw.
+class Filters:
+    """Which tokens may come, and how often: the filters that are given, in the order of the fields.
 
     Raises InputError where a field is out of its range.
     """
@@ -116,16 +115,16 @@ class TokenSampler:
                 logits = keep(logits, value)
         return logits
 
+
+@dataclass(frozen=True)
+class TokenSampler(Filters):
+    """How a token is chosen from logits: the filters, then a draw."""
+
     def __call__(self, logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
         """One token for each row, by its own key."""
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return jax.vmap(jax.random.categorical)(keys, self.filtered(logits)).astype(jnp.int32)
-
-
-def row_keys(key: Key[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
-    """The keys of rows, by their numbers."""
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.asarray(rows))
 
 
 class Decoding(NamedTuple):

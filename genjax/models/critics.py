@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from genjax.errors import InputError
 from genjax.models.generators import check_label, check_sizes
 from genjax.nn.linear import Conv, Embedding, Linear
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized
 
-__all__ = ["DCGANCritic", "MLPCritic", "ResNetCritic", "Score"]
+__all__ = ["DCGANCritic", "MLPCritic", "ResNetCritic", "Score", "check_images"]
 
 
 class MLPCritic(nn.Module):
@@ -51,8 +52,9 @@ class DCGANCritic(nn.Module):
     """Number of classes; 0: no label is taken."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
+    def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
         check_sizes(self, width=1)
+        check_images(self, x)
         levels = halvings(*x.shape[1:3])
         h = nn.leaky_relu(Conv(self.width, (3, 3), kernel_init=he_normal(), name="in")(x), LEAK)
         for level in range(1, levels + 1):
@@ -79,8 +81,9 @@ class ResNetCritic(nn.Module):
     """Number of classes; 0: no label is taken."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
+    def __call__(self, x: Float[Array, "B *shape"], label: Int[Array, " B"] | None = None) -> Float[Array, " B"]:
         check_sizes(self, width=1, max_width=1, blocks_per_level=1)
+        check_images(self, x)
         levels = halvings(*x.shape[1:3])
         widths = [min(self.width << level, self.max_width) for level in range(levels + 1)]
         h = Conv(widths[0], (1, 1), name="in")(x)
@@ -109,3 +112,9 @@ class Score(nn.Module):
             return score
         towards = Embedding(self.num_classes, h.shape[-1], name="classes")(label)
         return score + jnp.einsum("bf,bf->b", towards, h, preferred_element_type=jnp.float32)
+
+
+def check_images(network: nn.Module, x: Float[Array, "B *shape"]) -> None:
+    """Raises InputError where rows are not images (H, W, C)."""
+    if x.ndim != 4:
+        raise InputError(f"{type(network).__name__} scores images (height, width, channels), not rows of {x.shape[1:]}")

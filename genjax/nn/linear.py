@@ -95,49 +95,36 @@ def Embedding(
 
 
 def Conv(
-    features: int,
-    kernel_size: Sequence[int],
-    axes: Axes = ("embed", "mlp"),
-    *,
-    kernel_init: Callable = nn.linear.default_kernel_init,
-    bias_init: Callable = nn.initializers.zeros,
-    use_bias: bool = True,
-    name: str | None = None,
-    **options,
+    features: int, kernel_size: Sequence[int], axes: Axes = ("embed", "mlp"), *, name: str | None = None, **options
 ) -> nn.Conv:
     """A convolution of images (B, H, W, C) or sequences; `axes` name the channels in and out, places have no name.
 
-    The options are Linen's: strides, padding, kernel_dilation, feature_group_count, ...
+    The options are Linen's: use_bias, kernel_init, bias_init, strides, padding, kernel_dilation, ...
     """
-    return nn.Conv(
-        features,
-        tuple(kernel_size),
-        use_bias=use_bias,
-        kernel_init=with_axes(kernel_init, (*[None] * len(kernel_size), *axes)),
-        bias_init=with_axes(bias_init, axes[-1:]),
-        name=name,
-        **options,
-    )
+    return _convolution(nn.Conv, features, kernel_size, axes, name=name, **options)
 
 
 def ConvTranspose(
+    features: int, kernel_size: Sequence[int], axes: Axes = ("embed", "mlp"), *, name: str | None = None, **options
+) -> nn.ConvTranspose:
+    """A transposed convolution; `axes` name the channels in and out. The options are Linen's, as those of `Conv`."""
+    return _convolution(nn.ConvTranspose, features, kernel_size, axes, name=name, **options)
+
+
+def _convolution(
+    kind: type[nn.Module],
     features: int,
     kernel_size: Sequence[int],
-    axes: Axes = ("embed", "mlp"),
+    axes: Axes,
     *,
     kernel_init: Callable = nn.linear.default_kernel_init,
     bias_init: Callable = nn.initializers.zeros,
-    use_bias: bool = True,
-    name: str | None = None,
     **options,
-) -> nn.ConvTranspose:
-    """A transposed convolution; `axes` name the channels in and out. The options are Linen's: strides, padding, ..."""
-    return nn.ConvTranspose(
+) -> nn.Module:
+    return kind(
         features,
         tuple(kernel_size),
-        use_bias=use_bias,
         kernel_init=with_axes(kernel_init, (*[None] * len(kernel_size), *axes)),
         bias_init=with_axes(bias_init, axes[-1:]),
-        name=name,
         **options,
     )

@@ -14,11 +14,12 @@ Each retrieval stands beside the judge's own on the real pictures of the same ca
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Float
 
-from genjax.data import LabelledImages
+from genjax.data import LabelledImages, readable
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import nearest_distances
 from genjax.metrics.retrieval import retrieval_accuracy
@@ -45,7 +46,7 @@ def caption_figures(
     """
     judge = judge or train_judge(data, steps=judge_steps, seed=seed)
     rng = np.random.default_rng(seed)
-    train = [example for example in map(data.source("train").__getitem__, range(len(data.source("train")))) if example]
+    train = list(readable(data.source("train")))
     chosen = [train[i] for i in rng.permutation(len(train))]
     kinds = {"trained_captions": chosen[:number]}
     if hasattr(data, "held_out_pairs"):
@@ -79,8 +80,7 @@ def caption_figures(
 
 def _some(source: Sequence, number: int, rng: np.random.Generator) -> list:
     """Up to `number` examples of a source, in an order of their own."""
-    examples = [source[i] for i in rng.permutation(len(source))[:number]]
-    return [example for example in examples if example is not None]
+    return list(islice(readable(source, rng.permutation(len(source))), number))
 
 
 def _images(examples: Sequence) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ of the plane or pictures, with the label of their class where the networks have 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -22,7 +23,9 @@ from genjax.adversarial.constraints import Constraint, Unconstrained, projected_
 from genjax.adversarial.latents import truncated_normal
 from genjax.adversarial.objectives import NonSaturating, Objective
 from genjax.adversarial.penalties import R1, Penalty
+from genjax.data import Densities, LabelledImages, in_blocks, stacked
 from genjax.errors import InputError
+from genjax.keys import row_keys
 from genjax.models.critics import DCGANCritic, MLPCritic, ResNetCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
 from genjax.parallel.rules import by_rows, unbox
@@ -32,7 +35,7 @@ from genjax.tasks.gan_requests import DrawSamples, JudgePictures, JudgePoints
 from genjax.training.optimizer import Adam, Optimizer
 from genjax.training.players import Player
 from genjax.training.precision import POLICIES, cast
-from genjax.training.task import Sums, Task, keyed
+from genjax.training.task import Sums, Task
 
 __all__ = ["GAN", "Projected"]
 
@@ -73,6 +76,7 @@ class GAN(Task):
     """The generator's."""
     critic_optimizer: Optimizer = Adam(learning_rate=2e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=None)
     """The critic's."""
+    data: LabelledImages | Densities
 
     @property
     def num_classes(self) -> int:
@@ -101,10 +105,6 @@ class GAN(Task):
         if self.num_classes not in (0, known):
             raise InputError(f"generator.num_classes is {self.num_classes}, and the data has {known} classes")
         super().check()
-        shape = self.sample_shape
-        made = jax.eval_shape(self.init_generator, jax.random.key(0))[1].shape[1:]
-        if made != shape:
-            raise InputError(f"the generator draws arrays of shape {made}, and those of the data have {shape}")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -119,9 +119,16 @@ class GAN(Task):
         return variables["params"], output
 
     def init(self, key: Key[Array, ""]) -> Parts:
-        """Fresh parts; `trained` is {"critic": ..., "generator": ...}."""
+        """Fresh parts; `trained` is {"critic": ..., "generator": ...}.
+
+        Raises InputError where the networks do not fit each other or the data.
+        """
         generator_key, critic_key, constraint_key = jax.random.split(key, 3)
-        generator, _ = self.init_generator(generator_key)
+        generator, drawn = self.init_generator(generator_key)
+        if drawn.shape[1:] != self.sample_shape:
+            raise InputError(
+                f"the generator draws arrays of shape {drawn.shape[1:]}, and those of the data have {self.sample_shape}"
+            )
         rows = jnp.zeros((1, *self.sample_shape))
         critic = self.critic.init(critic_key, rows, self._label(1))["params"]
         state = self.constraint.initial(unbox(critic), constraint_key)
@@ -190,7 +197,7 @@ class GAN(Task):
         """z of samples 0 to N - 1, each a function of the seed and its place; redrawn beyond `truncation`, if given."""
         limit = np.inf if truncation is None else truncation
         draw = jax.vmap(lambda key: truncated_normal(key, (self.latent,), limit))
-        return np.asarray(draw(keyed(seed, jnp.arange(number))))
+        return np.asarray(draw(row_keys(seed, jnp.arange(number))))
 
     def sample(
         self,
@@ -203,12 +210,7 @@ class GAN(Task):
         """What the generator with the parameters `params` makes of each latent."""
         if self.num_classes and labels is None:
             labels = np.arange(len(z)) % self.num_classes
-        batch_size, drawn = min(batch_size, len(z)), []
-        for first in range(0, len(z), batch_size):
-            # The last batch is filled up with its last row, so that there is one shape and one compilation.
-            rows = np.minimum(np.arange(first, first + batch_size), len(z) - 1)
-            drawn.append(np.asarray(_draw(self, params, z[rows], None if labels is None else labels[rows])))
-        return np.concatenate(drawn)[: len(z)]
+        return in_blocks(partial(_draw, self, params), z, labels, size=min(batch_size, len(z)))
 
     # ------------------------------------------------------------------ what people look at
 
@@ -223,9 +225,7 @@ class GAN(Task):
 
         found = {}
         for split, name in (("train", "data"), ("test", "held_out")):
-            source, rng = self.data.source(split), np.random.default_rng(0)
-            rows = [self.prepare(source[i], rng) for i in range(min(len(source), 512))]
-            batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            batch = stacked(islice(self.fixed_rows(split), 512))
             found[f"validation_score_of_{name}"] = mean_score(batch["x"], batch.get("label"))
         labels = np.arange(512) % self.num_classes if self.num_classes else None
         samples = self.sample(parts.trained["generator"], self.latents(0, 512), labels)

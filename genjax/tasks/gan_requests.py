@@ -7,6 +7,7 @@ quality (Lin et al. 2018, PacGAN, section 4.1).
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from jaxtyping import Float
 
 from genjax.adversarial.latents import slerp
 from genjax.adversarial.transport import assignment, distances
+from genjax.data import readable
 from genjax.errors import InputError
+from genjax.keys import check_seed
 from genjax.metrics.classifier import train_classifier
 from genjax.runs.outputs import Images, Numbers, Output
 from genjax.runs.parts import Parts
@@ -38,6 +41,7 @@ class DrawSamples:
     """Seed of the latents; sample i depends on the seed and i alone."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 1:
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         if self.truncation is not None and not self.truncation > 0:
@@ -78,6 +82,7 @@ class JudgePoints:
     """Seed of the latents."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2, not {self.num}")
 
@@ -109,6 +114,7 @@ class JudgePictures:
     """Seed of the latents."""
 
     def check(self, task: Any) -> None:
+        check_seed("--seed", self.seed)
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
 
@@ -128,4 +134,4 @@ class JudgePictures:
 def real_points(task: Any, split: str) -> Float[np.ndarray, "N 2"]:
     """The first points of a split, 2,500 at most."""
     source = task.data.source(split)
-    return np.stack([source[i]["point"] for i in range(min(len(source), 2500))])
+    return np.stack([example["point"] for example in islice(readable(source), 2500)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from genjax.data import LabelledImages
+from genjax.data import LabelledImages, readable
 from genjax.metrics.classifier import train_classifier
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import nearest_distances
@@ -47,5 +47,5 @@ def image_figures(
 
 def labelled_images(source: Any) -> tuple[Float[np.ndarray, "N H W C"], Int[np.ndarray, " N"]]:
     """All pictures of a source that can be read, and their labels."""
-    examples = [example for example in map(source.__getitem__, range(len(source))) if example is not None]
+    examples = list(readable(source))
     return np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from genjax.data import LabelledImages
+from genjax.data import LabelledImages, in_blocks, readable
 from genjax.errors import InputError
 from genjax.models.image_text import ImageText
 from genjax.parallel.rules import unbox
@@ -65,11 +65,11 @@ def train_judge(
         params, optimizer_state = _update(model, steps, params, optimizer_state, batch, key)
 
     def image_features(images):
-        return _in_blocks(partial(_encode, model, "encode_image", params), np.asarray(images, np.float32))
+        return in_blocks(partial(_encode, model, "encode_image", params), np.asarray(images, np.float32), size=ROWS)
 
     def text_features(texts):
         ids = np.stack([model.text.tokenize(text) for text in texts])
-        return _in_blocks(partial(_encode, model, "encode_text", params), ids)
+        return in_blocks(partial(_encode, model, "encode_text", params), ids, size=ROWS)
 
     return Judge(image_features, text_features)
 
@@ -103,15 +103,4 @@ def real_pictures(dataset: LabelledImages) -> list:
     sources = [dataset.source("train"), dataset.source("test")]
     if hasattr(dataset, "held_out_pairs"):
         sources.append(dataset.held_out_pairs())
-    examples = [source[index] for source in sources for index in range(len(source))]
-    return [example for example in examples if example is not None]
-
-
-def _in_blocks(function: Callable, rows: np.ndarray) -> np.ndarray:
-    """`function` of blocks of one size, so that it is compiled once; the last is padded."""
-    blocks = []
-    for start in range(0, len(rows), ROWS):
-        block = rows[start : start + ROWS]
-        padded = np.pad(block, [(0, ROWS - len(block))] + [(0, 0)] * (rows.ndim - 1))
-        blocks.append(np.asarray(function(padded))[: len(block)])
-    return np.concatenate(blocks)
+    return [example for source in sources for example in readable(source)]

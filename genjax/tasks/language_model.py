@@ -6,8 +6,9 @@ The number is taken over the whole batch first (`totals`), so that a row of litt
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -15,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Dataset, Text
+from genjax.data import Text, Texts, filled, stacked
+from genjax.data.text import PADDING
 from genjax.errors import InputError
-from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.keys import check_seed, row_keys
+from genjax.language.decoding import Filters, TokenSampler, generate
 from genjax.language.losses import bits_per_byte, next_token_loss, shifted_targets
 from genjax.metrics.compression import compressed_bits_per_byte
 from genjax.models.decoder import Decoder
@@ -37,7 +40,7 @@ class LanguageModel(Task):
 
     model: Decoder = field(default_factory=Decoder)
     sampler: TokenSampler = field(default=TokenSampler(temperature=0.8, top_p=0.95), metadata=FREE)
-    data: Dataset = Text()
+    data: Texts = Text()
 
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
@@ -124,12 +127,12 @@ class LanguageModel(Task):
         """Texts after a prompt, bits per byte of all that is held out, or one text of a fixed seed."""
         if door == "evaluate":
             return MeasureText()
-        given = {name: getattr(self.sampler, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        given = {each.name: getattr(self.sampler, each.name) for each in fields(Filters)}
         return WriteText(**given) if door == "sample" else WriteText(**given, max_tokens=200)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteText:
+class WriteText(Filters):
     """Write on from a prompt."""
 
     prompt: str = ""
@@ -138,25 +141,17 @@ class WriteText:
     """Number of texts."""
     max_tokens: int = 256
     """Tokens to write at most; a text may end before."""
-    temperature: float = 1.0
-    """Below 1: likelier tokens more often; 0: always the likeliest."""
-    top_k: int | None = None
-    """Draw from the k likeliest tokens only."""
-    top_p: float | None = None
-    """Draw from the likeliest tokens that have this mass together, above 0 and at most 1."""
-    min_p: float | None = None
-    """Draw from tokens at least this many times as likely as the likeliest, 0 to 1."""
     seed: int = 0
     """Seed of the draws; text i is that of seed + i."""
 
     def sampler(self) -> TokenSampler:
-        """How tokens are chosen. Raises InputError where a field is out of its range."""
-        return TokenSampler(self.temperature, self.top_k, self.top_p, self.min_p)
+        """How tokens are chosen."""
+        return TokenSampler(**{each.name: getattr(self, each.name) for each in fields(Filters)})
 
     def check(self, task: LanguageModel) -> None:
         if self.num < 1 or self.max_tokens < 1:
             raise InputError(f"--num and --max_tokens are at least 1, not {self.num} and {self.max_tokens}")
-        self.sampler()
+        check_seed("--seed", self.seed)
 
     def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:
         yield from task.texts(
@@ -189,17 +184,11 @@ class MeasureText:
 
 def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: int = 32) -> tuple[float, int]:
     """(the summed loss of the first held-out rows in nats, how many tokens they predict)."""
-    source, rng = task.data.source("test"), np.random.default_rng(0)
+    held_out, size = islice(task.fixed_rows("test"), rows), min(batch_size, rows)
     nats, count = 0.0, 0
-    for first in range(0, rows, batch_size):
-        prepared = [task.prepare(source[i], rng) for i in range(first, min(first + batch_size, rows))]
-        batch = {name: np.stack([row[name] for row in prepared]) for name in prepared[0]}
-        # The last batch is filled up with padding, so that there is one shape and one compilation.
-        short = min(batch_size, rows) - len(prepared)
-        batch = {
-            "tokens": np.pad(batch["tokens"], ((0, short), (0, 0))),
-            "segments": np.pad(batch["segments"], ((0, short), (0, 0)), constant_values=-1),
-        }
+    while block := list(islice(held_out, size)):
+        batch = {name: filled(array, size) for name, array in stacked(block).items()}
+        batch["segments"][len(block) :] = PADDING
         summed, counted = by_rows(partial(_sums, task), parts, batch)
         nats, count = nats + float(summed), count + int(counted)
     return nats, count

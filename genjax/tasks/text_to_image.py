@@ -10,6 +10,7 @@ with the caption replaced by the empty one now and then, so that the same networ
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import Literal
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.data import Images, LabelledImages
+from genjax.data import Images, LabelledImages, in_blocks, readable, stacked
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
@@ -25,6 +26,7 @@ from genjax.diffusion.process import Process, RectifiedFlow
 from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
 from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
+from genjax.keys import row_keys
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.models.text_encoder import TextEncoder
@@ -33,7 +35,7 @@ from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCaptions, JudgeImages
 from genjax.training.precision import POLICIES, cast
-from genjax.training.task import FREE, Sums, Task, keyed
+from genjax.training.task import FREE, Sums, Task
 
 __all__ = ["STRATA", "Sampler", "TextToImage"]
 
@@ -163,17 +165,13 @@ class TextToImage(Task):
         """
         sampler = sampler or self.sampler
         tokens = self.tokenize(prompts)
-        batch_size = min(batch_size, len(prompts))
-        batches = []
-        for first in range(0, len(prompts), batch_size):
-            index = np.arange(first, first + batch_size)
-            # The last batch is filled up with its last prompt, so that there is one shape and one compilation.
-            rows = tokens[np.minimum(index, len(prompts) - 1)]
-            guided = sampler.guidance != 1
-            images = _draw(self, sampler.solver, guided, trajectory, params, rows, seed, index, sampler.guidance,
-                           sampler.times())  # fmt: skip
-            batches.append(np.asarray(images))
-        return np.concatenate(batches, axis=1 if trajectory else 0)[..., : len(prompts), :, :, :]
+        guided, times = sampler.guidance != 1, sampler.times()
+
+        def draw(rows, index):
+            return _draw(self, sampler.solver, guided, trajectory, params, rows, seed, index, sampler.guidance, times)
+
+        index, size = np.arange(len(prompts)), min(batch_size, len(prompts))
+        return in_blocks(draw, tokens, index, size=size, axis=1 if trajectory else 0)
 
     # ------------------------------------------------------------------ what people look at
 
@@ -190,11 +188,8 @@ class TextToImage(Task):
 
         `validation_loss/t=0.4375` and so on; at the centres of eight strata, of 256 held-out images at most.
         """
-        source = self.data.source("test")
-        rng = np.random.default_rng(0)
-        rows = [self.prepare(source[i], rng) for i in range(min(len(source), 256))]
-        images, tokens = (np.stack([row[name] for row in rows]) for name in ("image", "tokens"))
-        losses = by_rows(partial(_stratum_losses, self), parts.trained, images, tokens)
+        rows = stacked(islice(self.fixed_rows("test"), 256))
+        losses = by_rows(partial(_stratum_losses, self), parts.trained, rows["image"], rows["tokens"])
         names = [f"validation_loss/t={t:.4f}" for t in STRATA]
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
 
@@ -202,9 +197,10 @@ class TextToImage(Task):
         """The captions of each class, in the order of the classes, or of 10 training images where there are none."""
         if not self.data.class_names:
             source = self.data.source("train")
-            return [source[i * len(source) // 10]["captions"] for i in range(10)]
+            places = [i * len(source) // 10 for i in range(10)]
+            return [next(readable(source, chain(range(i, len(source)), range(i))))["captions"] for i in places]
         source, by_label = self.data.source("test"), {}
-        for example in map(source.__getitem__, range(len(source))):
+        for example in readable(source):
             by_label.setdefault(example["label"], example["captions"])
             if len(by_label) == len(self.data.class_names):
                 break
@@ -236,7 +232,7 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
     def denoised(x, t):
         return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
 
-    noise = _per_sample(jax.random.normal, keyed(seed, index), task.data.image_shape)
+    noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
     return integrate(solver, task.process, denoised, noise, times, trajectory=trajectory)
 
 
@@ -244,7 +240,7 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
 def _stratum_losses(task: TextToImage, params, images, tokens):
     """The mean loss at each stratum, with the same noise for the same image in all of them."""
     condition = task.encode(params, tokens)
-    eps = _per_sample(jax.random.normal, keyed(0, jnp.arange(len(images))), images.shape[1:])
+    eps = _per_sample(jax.random.normal, row_keys(0, jnp.arange(len(images))), images.shape[1:])
 
     def at(t):
         return denoising_loss(

@@ -9,6 +9,7 @@ import numpy as np
 
 from genjax.diffusion.solvers import Solver
 from genjax.errors import InputError
+from genjax.keys import check_seed
 from genjax.runs.outputs import Frames, Images, Numbers, Output
 from genjax.runs.parts import Parts
 from genjax.tasks.caption_figures import caption_figures
@@ -31,7 +32,8 @@ class Drawing:
     """Seed of the noise; sample i depends on the seed, i and its prompt alone."""
 
     def sampler(self, task: Any) -> Any:
-        """The run's sampler with what was asked for."""
+        """The run's sampler with what was asked for. Raises InputError where that cannot be done."""
+        check_seed("--seed", self.seed)
         return replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
 
     def told(self, task: Any) -> dict[str, float | int | str]:

@@ -41,12 +41,13 @@ class Scheduled(abc.ABC):
     """Largest global norm of the gradient; None for no clipping."""
 
     def __post_init__(self):
+        kind = type(self).__name__
         if not self.learning_rate > 0:
-            raise InputError(f"optimizer.learning_rate is positive, not {self.learning_rate}")
+            raise InputError(f"learning_rate of {kind} is positive, not {self.learning_rate}")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"optimizer.clip_norm is positive or None, not {self.clip_norm}")
+            raise InputError(f"clip_norm of {kind} is positive or None, not {self.clip_norm}")
         if self.warmup_steps < 0:
-            raise InputError(f"optimizer.warmup_steps is 0 or more, not {self.warmup_steps}")
+            raise InputError(f"warmup_steps of {kind} is 0 or more, not {self.warmup_steps}")
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate by update, for a run of `steps` updates."""

@@ -14,7 +14,7 @@ cross-entropy per text token and a squared error per image token can stand in on
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from genjax.data import Dataset
+from genjax.data import Dataset, readable
+from genjax.data.examples import Split
 from genjax.errors import InputError
+from genjax.keys import check_seed
 from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoint
 from genjax.runs.outputs import Door, Request
@@ -34,7 +36,7 @@ from genjax.training.optimizer import AdamW, Optimizer
 from genjax.training.players import LONE, Player
 from genjax.training.precision import Precision
 
-__all__ = ["FREE", "Batch", "Sums", "Task", "Train", "keyed"]
+__all__ = ["FREE", "Batch", "Sums", "Task", "Train"]
 
 Batch = dict[str, Array]
 
@@ -77,8 +79,7 @@ class Train:
                 raise InputError(f"train.{name} is at least 1, not {getattr(self, name)}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise InputError(f"train.ema_decay lies in [0, 1) or is None, not at {self.ema_decay}")
-        if self.seed < 0:
-            raise InputError(f"train.seed is at least 0, not {self.seed}")
+        check_seed("train.seed", self.seed)
 
 
 class Sums(NamedTuple):
@@ -130,6 +131,11 @@ class Task(abc.ABC):
     def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The arrays of one row of a batch, on the host."""
 
+    def fixed_rows(self, split: Split) -> Iterator[dict[str, np.ndarray]]:
+        """The rows of a split in its order, but for what cannot be read; prepared alike every time."""
+        rng = np.random.default_rng(0)
+        return (self.prepare(example, rng) for example in readable(self.data.source(split)))
+
     def totals(self, batch: Batch) -> PyTree[Array]:
         """Sums over these rows of what the batch alone decides; the number of rows by default."""
         return {"rows": jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
@@ -153,9 +159,3 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def request(self, door: Door) -> Request:
         """What can be asked for at a door, with the defaults of this run."""
-
-
-def keyed(seed: int | Array, index: Array) -> Key[Array, " B"]:
-    """One key per row: that of a seed (or a key), folded with the row's index, whatever the batch is."""
-    key = seed if jnp.issubdtype(jnp.asarray(seed).dtype, jax.dtypes.prng_key) else jax.random.key(seed)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

@@ -22,6 +22,7 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from genjax.keys import row_keys
 from genjax.parallel.collectives import all_reduce
 from genjax.parallel.mesh import BATCH_AXES, replicated
 from genjax.parallel.rules import divided_over
@@ -58,7 +59,7 @@ def make_update(
     def totals_of_rows(movers, parts, key, scale, batch, index, reduce):
         """All sums over some rows of the global batch, whose places in it are `index`."""
         totals = reduce(task.totals(batch))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        keys = row_keys(key, index)
 
         def of(batch, keys):
             def losses(trained):

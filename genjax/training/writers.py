@@ -41,9 +41,9 @@ class MetricWriter:
         self._events.add_image(name, image, step, dataformats="HWC")
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text for TensorBoard and the log."""
+        """A text for TensorBoard, and quoted for the log, where it is one line."""
         self._events.add_text(name, f"<pre>{html.escape(text)}</pre>", step)
-        log.info("%s at step %d: %s", name, step, text)
+        log.info("%s at step %d: %r", name, step, text)
 
     def number(self, step: int, name: str, value: float) -> None:
         """A number for TensorBoard."""

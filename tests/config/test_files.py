@@ -49,6 +49,17 @@ def test_a_config_of_another_package_is_loaded_recorded_and_read_where_that_is_a
     assert "Task': only types of genjax are accepted" in told
 
 
+def test_a_value_that_a_field_does_not_take_is_refused_where_the_file_is_loaded(tmp_path):
+    system = f"from {HERE} import Player, System, Train\n"
+    for field, sentence in {
+        "times=Player()": "times takes a Density, not a Player",
+        "times=3": "times takes a Density, not 3",
+        "train=Train(steps=0.5)": "train.steps takes an int, not 0.5",
+    }.items():
+        (tmp_path / "wrong.py").write_text(system + f"VARIANTS = {{'only': lambda: System({field})}}\n")
+        assert refused(C.load, f"{tmp_path}/wrong.py") == f"{tmp_path}/wrong.py: {sentence}"
+
+
 def test_a_run_is_read_in_another_process_from_the_working_directory(folder):
     record = folder / "config.json"
     record.write_text(json.dumps({"type": "my_package.task.Task", "size": 5}))

@@ -9,6 +9,7 @@ import pytest
 from genjax.config.kinds import construct, fields, kind_named, kinds, members, room, takes_kinds, takes_words
 from genjax.diffusion.process import Process
 from genjax.diffusion.times import CosMap, LogitNormal, Mode, TimeDensity, Uniform
+from genjax.errors import InputError
 from tests.config.conftest import refused
 from tests.config.room import densities, system
 
@@ -128,3 +129,19 @@ def test_fields_tell_their_defaults_and_a_missing_one_is_refused():
     assert fields(Held)["b"].default() == []
     assert construct(Held, {"a": 1}, "x") == Held(1)
     assert refused(construct, Held, {}, "x").startswith("x.a is missing: ")
+
+
+def test_a_refusal_that_begins_with_a_field_is_told_with_the_place_of_its_kind():
+    @dataclasses.dataclass(frozen=True)
+    class Held:
+        rate: float = 1.0
+
+        def __post_init__(self):
+            if self.rate < 0:
+                raise InputError(f"rate of Held is positive, not {self.rate}")
+            if self.rate > 1:
+                raise InputError("the rates of all are at most 1")
+
+    assert refused(construct, Held, {"rate": -1.0}, "players.0") == "players.0.rate of Held is positive, not -1.0"
+    assert refused(construct, Held, {"rate": -1.0}, "") == "rate of Held is positive, not -1.0"
+    assert refused(construct, Held, {"rate": 2.0}, "players.0") == "the rates of all are at most 1"

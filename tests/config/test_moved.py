@@ -3,6 +3,7 @@
 import pytest
 
 from genjax import config as C
+from genjax import data
 from genjax.config.kinds import GENJAX, dataclass_named, fields
 from genjax.config.moved import MOVED, moved_type
 from tests.config.conftest import ALLOWED, HERE, refused
@@ -45,3 +46,10 @@ def test_what_is_listed_as_moved_leads_to_what_there_is():
         else:
             kind = dataclass_named(moved_type(old.rpartition(".")[0]), old, GENJAX)
             assert new in ("", *fields(kind)), old
+
+
+@pytest.mark.parametrize("name", ["TwoMoons", "EightGaussians", "TwentyFiveGaussians", "Rings"])
+def test_a_run_of_a_blurred_density_is_read_by_the_name_it_was_recorded_with(name):
+    old = C.from_dict({"type": f"genjax.data.densities.{name}", "points": 7})
+    assert old == getattr(data, name)(points=7)
+    assert C.to_dict(old)["type"] == f"genjax.data.blurred.{name}"

@@ -1,6 +1,6 @@
 """Laws of values: what fits its declared type comes out hashable, and what does not is refused."""
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pytest
 from hypothesis import given
@@ -68,3 +68,10 @@ def test_a_protocol_takes_a_dataclass_that_conforms():
     assert typed(LogitNormal(), Density, "x") == LogitNormal()
     assert refused(typed, Player(), Density, "x") == "x takes a Density, not a Player"
     assert refused(typed, Player(), Density | None, "x") == "x takes a Density or None, not a Player"
+
+
+@pytest.mark.parametrize("value", [5, 0.5, True, (1,), {}, {"std": 1}, None, abs, LogitNormal])
+def test_a_protocol_of_a_room_takes_nothing_but_a_dataclass(value):
+    assert refused(typed, value, Density, "x").startswith("x takes a Density, not ")
+    assert refused(typed, value, Player, "x").startswith("x takes a Player, not ")
+    assert typed(5, SupportsFloat, "x") == 5

@@ -4,8 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.data import Digits, Emoji, Idx, ImageFolder, Images, Npz, PointExample, TwoMoons, WebDataset
-from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, split_items
+from genjax.config.kinds import kinds
+from genjax.data import (
+    Densities,
+    Digits,
+    Emoji,
+    Idx,
+    ImageFolder,
+    Images,
+    Npz,
+    PointExample,
+    Texts,
+    TwoMoons,
+    WebDataset,
+)
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, readable, split_items
 from genjax.errors import InputError
 
 
@@ -38,6 +51,27 @@ def test_a_bad_example_raises_or_is_none():
         Examples(["x.png"], read)[0]
 
 
+def test_what_can_be_read_is_read_in_any_order_and_only_when_it_is_asked_for():
+    read = []
+
+    def known(item):
+        read.append(item)
+        if item % 2:
+            raise InputError(f"{item} is bad.")
+        return 10 * item
+
+    source = Examples(range(6), known, on_bad="skip")
+    assert list(readable(source)) == [0, 20, 40]
+    assert list(readable(source, [5, 4, 0])) == [40, 0]
+    read.clear()
+    assert next(readable(source, [3, 2, 0])) == 20 and read == [3, 2]
+    with pytest.raises(InputError, match="none of the 6 examples of the dataset can be used"):
+        list(readable(source, [1, 3]))
+    with pytest.raises(InputError, match="1 is bad"):
+        list(readable(Examples(range(6), known)))
+    assert list(readable([])) == []
+
+
 def test_only_bad_input_is_skipped_and_a_defect_is_not():
     with pytest.raises(ZeroDivisionError):
         Examples([0], lambda item: 1 / item, on_bad="skip")[0]
@@ -57,6 +91,13 @@ def test_datasets_of_images_say_that_they_give_image_examples_their_shape_and_th
     members = {name for protocol in LabelledImages.__mro__ for name in vars(protocol) if not name.startswith("_")}
     assert members == {"source", "image_shape", "class_names"}
     assert members <= {*dir(kind), *kind.__dataclass_fields__}
+
+
+def test_a_field_of_data_takes_the_datasets_whose_records_it_is_declared_with():
+    images = {"Digits", "Emoji", "Idx", "ImageFolder", "Images", "Npz", "WebDataset"}
+    densities = {"Checkerboard", "EightGaussians", "Pinwheel", "Rings", "TwentyFiveGaussians", "TwoMoons"}
+    assert set(kinds(LabelledImages)) == images and set(kinds(Texts)) == {"Text"}
+    assert set(kinds(Densities)) == densities and set(kinds(Dataset)) == images | densities | {"Text"}
 
 
 def test_a_record_may_be_anything():

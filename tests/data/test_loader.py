@@ -1,8 +1,10 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 
+import grain
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +66,29 @@ def test_random_numbers_differ_at_every_position_and_are_those_of_the_seed():
     batches = list(islice(loader(numbers(5)), 10))
     assert len({tuple(draw) for batch in batches for draw in batch["draw"]}) == 40
     assert_same(batches, islice(loader(numbers(5)), 10))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_rows_are_those_of_a_pipeline_of_grain_to_the_bit(threads, augmented):
+    """Runs on record drew their rows from it; what a step draws, in whatever types, is no other's business."""
+
+    def augment(example, rng):
+        return example + int(rng.integers(3, dtype=np.uint32)) * 100
+
+    def drawing(example, rng):
+        odd = {"half": rng.random(dtype=np.float32)} if example % 2 else {"half": np.float32(rng.integers(9))}
+        return {"number": example, "draw": rng.normal(size=3), "byte": rng.integers(7, dtype=np.uint8)} | odd
+
+    source = replace(numbers(11, bad=(4,)), augment=augment if augmented else None)
+    seeds = list(map(int, np.random.SeedSequence(5).generate_state(3)))
+    stream = grain.MapDataset.source(source).shuffle(seeds[0]).repeat()
+    stream = stream.random_map(augment, seed=seeds[1]) if augmented else stream
+    rows = (row for row in map(stream.random_map(drawing, seed=seeds[2]).__getitem__, range(60)) if row is not None)
+    ours = islice(loader(source, seed=5, transform=drawing, threads=threads, batch_size=6), 8)
+    for batch in ours:
+        own = [next(rows) for _ in range(6)]
+        assert_same([batch], [{key: np.stack([row[key] for row in own]) for key in own[0]}])
 
 
 @pytest.mark.parametrize("threads", [0, 1, 8])

@@ -14,7 +14,8 @@ from jax.tree_util import Partial
 from genjax.errors import InputError
 from genjax.interop import llama
 from genjax.interop.trees import read_flat
-from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.keys import row_keys
+from genjax.language.decoding import TokenSampler, generate
 from genjax.language.losses import next_token_loss
 from genjax.models.decoder import Decoder
 

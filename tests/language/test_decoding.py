@@ -12,13 +12,13 @@ from flax.linen import meta
 from jax.tree_util import Partial
 
 from genjax.errors import InputError
+from genjax.keys import row_keys
 from genjax.language.decoding import (
     TokenSampler,
     advance,
     generate,
     min_p,
     prefill,
-    row_keys,
     temperature,
     top_k,
     top_p,

@@ -9,7 +9,8 @@ from flax.traverse_util import flatten_dict
 from jax.tree_util import Partial
 
 from genjax.interop import llama
-from genjax.language.decoding import TokenSampler, generate, row_keys
+from genjax.keys import row_keys
+from genjax.language.decoding import TokenSampler, generate
 from genjax.language.losses import next_token_loss
 from genjax.models.decoder import Decoder
 

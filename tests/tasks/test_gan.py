@@ -1,6 +1,7 @@
 """Laws of GANs: who sees what, constraints that hold at every step, samples that are functions of seed and place."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import chex
 import jax
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
 from configs.gan import VARIANTS
 from genjax import config
 from genjax.adversarial.constraints import SpectralNorm, WeightClipping
 from genjax.adversarial.objectives import Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
 from genjax.adversarial.penalties import R1, R1R2, GradientPenalty, NoPenalty
-from genjax.data import Digits, TwentyFiveGaussians
+from genjax.data import Digits, Examples, Text, TwentyFiveGaussians, TwoMoons
 from genjax.errors import InputError
 from genjax.models.critics import DCGANCritic, MLPCritic
 from genjax.models.generators import DCGANGenerator, MLPGenerator
@@ -154,6 +156,30 @@ def test_validation_is_fixed_and_tells_held_out_rows_from_training_ones():
     assert set(first) == {f"validation_score_of_{name}" for name in ("data", "held_out", "samples")}
 
 
+@dataclass(frozen=True)
+class Torn(Digits):
+    """Digits of which every third cannot be read."""
+
+    def source(self, split):
+        whole = super().source(split)
+
+        def read(item):
+            if item % 3 == 0:
+                raise InputError(f"digit {item} is torn.")
+            return whole.read(item)
+
+        return Examples(whole.items, read, on_bad="skip")
+
+
+def test_what_cannot_be_read_is_passed_over_where_a_run_is_looked_at():
+    parts = PICTURES.init(jax.random.key(0))
+    task = replace(PICTURES, data=Torn())
+    images = [row["x"] for row in islice(task.fixed_rows("train"), 40)]
+    there = [example["image"] for example in Torn().source("train") if example is not None]
+    np.testing.assert_array_equal(images, there[:40])
+    assert all(np.isfinite(value) for value in task.validate(parts).values())
+
+
 def test_a_projected_optimiser_keeps_the_schedule_of_what_it_projects():
     inner = SGD(learning_rate=0.5, warmup_steps=4)
     assert Projected(inner, WeightClipping(1.0)).schedule(9)(0) == inner.schedule(9)(0)
@@ -167,6 +193,8 @@ MISFITS = {
         "generator": DCGANGenerator(width=8, num_classes=3), "critic": DCGANCritic(width=8, num_classes=3)
     },
     "the generator draws arrays of shape": {"generator": DCGANGenerator(image_shape=(16, 16, 1), width=8)},
+    "those of the data have .2,.": {"data": TwoMoons()},
+    "DCGANCritic scores images .*, not rows of .2,.": {"generator": MLPGenerator(), "data": TwoMoons()},
 }  # fmt: skip
 
 
@@ -174,6 +202,27 @@ MISFITS = {
 def test_parts_that_do_not_fit_are_refused(sentence):
     with pytest.raises(InputError, match=sentence):
         replace(PICTURES, **MISFITS[sentence]).check()
+
+
+def test_data_of_another_kind_is_refused_by_name_before_anything_is_written(tmp_path):
+    for variant in ("toy", "digits"):
+        words = ["--config", f"configs/gan.py:{variant}", "--data", "Text", "--workdir", str(tmp_path / "run")]
+        with pytest.raises(InputError, match=r"^--data takes one of Digits, .*, TwoMoons, .*, not 'Text'$"):
+            train.main(words)
+    with pytest.raises(InputError, match="data takes a LabelledImages or a Densities, not a Text"):
+        config.override(TOY, {"data": Text()})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("player", ["optimizer", "critic_optimizer"])
+def test_an_impossible_optimiser_is_named_by_the_player_that_has_it(player):
+    told = f"^{player}.learning_rate of Adam is positive, not -1.0$"
+    with pytest.raises(InputError, match=told):
+        config.parse_with_config(["--config", "configs/gan.py", f"--{player}.learning_rate=-1"], train.Options())
+    recorded = config.to_dict(TOY)
+    recorded[player]["learning_rate"] = -1.0
+    with pytest.raises(InputError, match=told):
+        config.from_dict(recorded)
 
 
 def test_the_run_that_ships_is_one_of_the_config():

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.data import Text
+import train
+from genjax import config
+from genjax.data import Digits, Text
 from genjax.errors import InputError
 from genjax.language.decoding import TokenSampler
 from genjax.models.decoder import Decoder
@@ -16,6 +18,15 @@ from genjax.tasks.language_model import LanguageModel, held_out_nats
 from genjax.training.task import Train
 
 BORDER = 256
+
+
+def test_data_of_another_kind_is_refused_by_name_before_anything_is_written(tmp_path):
+    words = ["--config", "configs/lm.py", "--data", "Digits", "--workdir", str(tmp_path / "run")]
+    with pytest.raises(InputError, match=r"^--data takes one of Text, not 'Digits'$"):
+        train.main(words)
+    with pytest.raises(InputError, match="data takes a Texts, not a Digits"):
+        config.override(LanguageModel(), {"data": Digits()})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

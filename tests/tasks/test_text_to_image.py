@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from genjax.data import Npz
+from genjax.data import Images, Npz
 from genjax.diffusion.solvers import DPMpp2M, Euler, Heun
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
@@ -200,3 +201,22 @@ def test_without_classes_captions_are_of_training_images_from_all_over(task, tmp
     captions = replace(task, data=data).captions()
     assert len(captions) == 10 and captions == sorted(captions, key=trained.index)
     assert trained.index(captions[-1]) >= 0.8 * len(trained)
+
+
+def test_pictures_that_cannot_be_read_are_passed_over_where_a_run_is_looked_at(tmp_path, task, parts):
+    for i in range(40):
+        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(tmp_path / f"{i:02d}.png")
+        (tmp_path / f"{i:02d}.txt").write_text(f"picture {i}")
+        if i % 4 == 0:
+            (tmp_path / f"{i:02d}.png").write_bytes(b"no picture")
+    data = Images(path=str(tmp_path), image_size=8, channels=1, on_bad="skip", test_fraction=0.4)
+    torn = replace(task, data=data)
+    sources = {split: data.source(split) for split in ("train", "test")}
+    assert any(example is None for source in sources.values() for example in source)
+    rows = list(torn.fixed_rows("test"))
+    there = [example["image"] for example in sources["test"] if example is not None]
+    np.testing.assert_array_equal([row["image"] for row in rows], there)
+    assert np.isfinite(torn.validate(parts)["validation_loss"])
+    captions = torn.captions()
+    assert len(captions) == 10
+    assert set(captions) <= {example["captions"] for example in sources["train"] if example is not None}

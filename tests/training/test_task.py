@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-import jax
-import numpy as np
 import pytest
 
 from genjax.errors import InputError
 from genjax.runs.parts import Parts
 from genjax.training.players import LONE, Player
-from genjax.training.task import Task, Train, keyed
+from genjax.training.task import Task, Train
 from tests.training.games import ROWS, Game, Regression, batch
 
 
@@ -43,12 +41,6 @@ def test_players_that_have_no_part_are_a_defect():
     Game().check()
     with pytest.raises(TypeError, match="painter"):
         Stranger().check()
-
-
-def test_a_key_of_a_row_does_not_depend_on_the_rows_beside_it():
-    together = jax.random.key_data(keyed(3, np.arange(5)))
-    np.testing.assert_array_equal(jax.random.key_data(keyed(3, np.array([4, 2]))), together[np.array([4, 2])])
-    np.testing.assert_array_equal(jax.random.key_data(keyed(jax.random.key(3), np.arange(5))), together)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Laws of the metric files."""
 
+import io
 import json
 
 import numpy as np
+from rich.console import Console
 
-from genjax.training.writers import MetricWriter
+from genjax.training.writers import MetricWriter, log_to
 
 
 def lines(directory):
@@ -32,6 +34,22 @@ def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):
     writer.write(3, {"loss": 30})
     writer.close()
     assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_a_text_of_many_lines_is_one_line_of_the_log_and_whole_in_tensorboard(tmp_path):
+    text = "def f():\n\treturn 'ü'\r\n"
+    writer = MetricWriter(tmp_path)
+    told = []
+    writer._events.add_text = lambda *event: told.append(event)
+    logger = log_to(tmp_path, Console(file=io.StringIO()))
+    writer.text(3, "samples/0000", text)
+    writer.close()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    (line,) = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert line.endswith(f"INFO samples/0000 at step 3: {text!r}") and "ü" in line
+    assert told == [("samples/0000", "<pre>def f():\n\treturn &#x27;ü&#x27;\r\n</pre>", 3)]
 
 
 def test_what_is_not_finite_is_null_so_that_each_line_is_json(tmp_path):
