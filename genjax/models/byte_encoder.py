@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.models.text_encoder import padded
 from genjax.nn.attention import attention
 from genjax.nn.island import lying_on
 from genjax.nn.linear import Embedding, Linear, with_axes
@@ -33,14 +34,15 @@ class ByteEncoder(nn.Module):
     num_heads: int = 2
     """Attention heads."""
 
+    @nn.nowrap
     def tokenize(self, text: str) -> np.ndarray:
         """Token ids (max_length,) int32. Raises InputError when the text is longer than the encoder takes."""
-        ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 1
+        ids = np.frombuffer(text.encode(), np.uint8)
         if len(ids) > self.max_length:
             raise InputError(
                 f"the prompt {text!r} has {len(ids)} bytes, and this text encoder takes at most {self.max_length}"
             )
-        return np.pad(ids, (0, self.max_length - len(ids)))
+        return padded(ids + np.int32(1), self.max_length)
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> tuple[Float[Array, "B T width"], Float[Array, "B pooled_width"]]:

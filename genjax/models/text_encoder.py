@@ -3,11 +3,12 @@
 It is the interface of CLIP and T5 in Stable Diffusion 3 (Esser et al. 2024, arXiv:2403.03206, section 4).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["TextEncoder"]
+__all__ = ["TextEncoder", "padded"]
 
 
 class TextEncoder(Protocol):
@@ -22,3 +23,10 @@ class TextEncoder(Protocol):
     def tokenize(self, text: str) -> np.ndarray:
         """Token ids (max_length,) int32, padded. Raises InputError for a text that is too long for the encoder."""
         ...
+
+
+def padded(ids: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+    """Token ids (length,) int32, with id 0 behind the at most `length` ones that are given."""
+    tokens = np.zeros(length, np.int32)
+    tokens[: len(ids)] = ids
+    return tokens

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 from genjax.models.byte_encoder import EncoderBlock
+from genjax.models.text_encoder import padded
 from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import dense_init
 from genjax.nn.norms import layer_norm
@@ -46,6 +47,7 @@ class WordEncoder(nn.Module):
     num_heads: int = 2
     """Attention heads."""
 
+    @nn.nowrap
     def tokenize(self, text: str) -> np.ndarray:
         """Token ids (max_length,) int32. Raises InputError when the text is longer than the encoder takes."""
         ids = [word_id(word) for word in words(text)]
@@ -53,7 +55,7 @@ class WordEncoder(nn.Module):
             raise InputError(
                 f"the prompt {text!r} has {len(ids)} words, and this text encoder takes at most {self.max_length}"
             )
-        return np.pad(np.array(ids, np.int32), (0, self.max_length - len(ids)))
+        return padded(ids, self.max_length)
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> tuple[Float[Array, "B T width"], Float[Array, "B pooled_width"]]:
