@@ -22,7 +22,13 @@ def nano() -> TextToImage:
     return TextToImage(
         # On a CPU recomputing is cheaper than writing activations to memory, but for what attention gives.
         model=MMDiT(
-            channels=1, depth=3, num_heads=2, head_dim=32, pos_embed_max_size=8, pos_embed_base_size=4, remat="attention"
+            channels=1,
+            depth=3,
+            num_heads=2,
+            head_dim=32,
+            pos_embed_max_size=8,
+            pos_embed_base_size=4,
+            remat="attention",
         ),
         text=ByteEncoder(max_length=32, width=64, pooled_width=64),
         times=LogitNormal(0.0, 1.0),

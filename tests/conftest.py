@@ -41,7 +41,7 @@ def pytest_configure(config):
         os.environ["JAX_PLATFORMS"] = "cpu"  # for the processes that tests start
         jax.config.update("jax_platforms", "cpu")  # for this one, where a plugin may have imported jax before
         share_what_is_compiled(config)
-        # Laws of tiny shapes: compiling takes far longer than running. Whatever is chosen with -m runs as people run it.
+        # Laws of tiny shapes: compiling takes far longer than running. What is chosen with -m runs as people run it.
         jax.config.update("jax_disable_most_optimizations", config.option.markexpr.startswith("not slow"))
     jax.config.update("jax_num_cpu_devices", DEVICES)
 
