@@ -72,13 +72,14 @@ def ending_all() -> Iterator[None]:
     """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
+        bad_input = isinstance(error, InputError)  # Told as the doors tell it.
+        print(f"error: {error}" if bad_input else traceback.format_exc(), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(2 if bad_input else 1)
 
 
 def whole(tree: PyTree[Any]) -> PyTree[np.ndarray]:

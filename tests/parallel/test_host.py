@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from genjax.errors import InputError
-from genjax.parallel.host import Agreement, ending_all, on_the_first, together, whole
+from genjax.parallel.host import Agreement, ending_all, first_says, on_the_first, together, whole
 from genjax.parallel.mesh import Mesh
 
 
@@ -75,6 +75,25 @@ def test_where_the_first_process_fails_all_do(one_of_two, error):
         on_the_first(failing(error))
     one_of_two(1, other=False)
     on_the_first(failing(error))
+
+
+def test_the_number_of_the_first_process_is_that_of_all(one_of_two, monkeypatch):
+    heard = []
+    say = "genjax.parallel.host.multihost_utils.broadcast_one_to_all"
+    monkeypatch.setattr(say, lambda number: heard.append(int(number)) or np.array(4))
+    one_of_two(1, other=False)
+    assert (first_says(7), heard) == (4, [7])
+
+
+def test_bad_input_that_is_found_meanwhile_is_told_in_one_line_too(one_of_two, monkeypatch, capsys):
+    """With the exit code of the doors: that a file of the run was changed, say."""
+    ends = []
+    monkeypatch.setattr("genjax.parallel.host.os._exit", ends.append)
+    one_of_two(1, other=False)
+    with ending_all():
+        raise InputError("fixed.safetensors is missing")
+    assert ends == [2]
+    assert capsys.readouterr().err == "error: fixed.safetensors is missing\n"
 
 
 def test_one_of_several_that_fails_ends_without_waiting_at_its_exit(one_of_two, monkeypatch, capsys):
