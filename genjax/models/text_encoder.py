@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Int
 
 __all__ = ["TextEncoder", "padded"]
 
@@ -25,7 +26,7 @@ class TextEncoder(Protocol):
         ...
 
 
-def padded(ids: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+def padded(ids: Sequence[int] | Int[np.ndarray, " N"], length: int) -> Int[np.ndarray, " length"]:
     """Token ids (length,) int32, with id 0 behind the at most `length` ones that are given."""
     tokens = np.zeros(length, np.int32)
     tokens[: len(ids)] = ids
