@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.models.sizes import check_sizes
 from genjax.models.text_encoder import padded
 from genjax.nn.attention import attention
 from genjax.nn.island import lying_on
@@ -46,7 +47,8 @@ class ByteEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> tuple[Float[Array, "B T width"], Float[Array, "B pooled_width"]]:
-        if min(self.max_length, self.num_heads) < 1 or self.width % self.num_heads:
+        check_sizes(self, max_length=1, width=1, pooled_width=1, depth=0, num_heads=1)
+        if self.width % self.num_heads:
             raise ValueError(f"a ByteEncoder of width {self.width} cannot have {self.num_heads} heads")
         normal = nn.initializers.normal(0.02)
         x = Embedding(257, self.width, embedding_init=normal, name="embed")(tokens)

@@ -14,10 +14,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.models.sizes import check_sizes
 from genjax.nn.linear import Conv, ConvTranspose, Embedding, Linear, with_axes
 from genjax.nn.resnet import InvertedResidual, halvings, resized
 
-__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "check_label", "check_sizes", "dcgan_init"]
+__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "check_label", "dcgan_init"]
 
 dcgan_init = nn.initializers.normal(0.02)
 """DCGAN's, for layers whose output is normalised."""
@@ -37,7 +38,7 @@ class MLPGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"], label: Int[Array, " B"] | None = None) -> Float[Array, "B features"]:
-        check_sizes(self, width=1, depth=0)
+        check_sizes(self, features=1, width=1, depth=0)
         h = WithClass(self.num_classes, name="class")(z, label)
         for i in range(self.depth):
             h = nn.relu(Linear(self.width, kernel_init=nn.initializers.he_normal(), name=f"fc{i + 1}")(h))
@@ -138,11 +139,3 @@ def check_label(num_classes: int, label: Int[Array, " B"] | None) -> None:
         raise InputError(f"a network of {num_classes} classes needs a label for each row")
     if not num_classes and label is not None:
         raise InputError("a network with num_classes = 0 takes no label")
-
-
-def check_sizes(network: nn.Module, **least: int) -> None:
-    """Raises InputError where a size of a network is below the least that is possible."""
-    for name, smallest in least.items():
-        if getattr(network, name) < smallest:
-            kind = type(network).__name__
-            raise InputError(f"{name} of {kind} is at least {smallest}, not {getattr(network, name)}")

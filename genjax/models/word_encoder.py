@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
 from genjax.models.byte_encoder import EncoderBlock
+from genjax.models.sizes import check_sizes
 from genjax.models.text_encoder import padded
 from genjax.nn.linear import Embedding, Linear, with_axes
 from genjax.nn.mlp import dense_init
@@ -59,11 +60,9 @@ class WordEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> tuple[Float[Array, "B T width"], Float[Array, "B pooled_width"]]:
-        if min(self.max_length, self.num_heads, self.vocabulary) < 1 or self.width % self.num_heads:
-            raise ValueError(
-                f"a WordEncoder of width {self.width} cannot have {self.num_heads} heads, {self.max_length} words and"
-                f" tables of {self.vocabulary} rows"
-            )
+        check_sizes(self, max_length=1, vocabulary=1, width=1, pooled_width=1, depth=0, num_heads=1)
+        if self.width % self.num_heads:
+            raise ValueError(f"a WordEncoder of width {self.width} cannot have {self.num_heads} heads")
         normal = nn.initializers.normal(0.02)
         first = Embedding(self.vocabulary, self.width, embedding_init=normal, name="embed_low")
         second = Embedding(self.vocabulary, self.width, embedding_init=normal, name="embed_high")

@@ -88,6 +88,7 @@ def test_sizes_that_do_not_fit_are_refused():
     ("model", "sentence"),
     [
         (MLPGenerator(width=0), "width of MLPGenerator is at least 1, not 0"),
+        (MLPGenerator(features=0), "features of MLPGenerator is at least 1, not 0"),
         (MLPGenerator(depth=-1), "depth of MLPGenerator is at least 0, not -1"),
         (DCGANGenerator(groups=0), "groups of DCGANGenerator is at least 1, not 0"),
         (ResNetGenerator(blocks_per_level=0), "blocks_per_level of ResNetGenerator is at least 1, not 0"),

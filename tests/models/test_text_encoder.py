@@ -29,3 +29,10 @@ def test_text_becomes_ids_and_ids_a_context_and_one_vector(kind):
     alone, _ = encoder.apply(meta.unbox(variables), tokens[1:])
     np.testing.assert_allclose(alone[0], context[1], rtol=1e-5, atol=1e-6)
     assert not np.allclose(context[0], context[1])
+
+
+@pytest.mark.parametrize("size", ["max_length", "width", "pooled_width"])
+@pytest.mark.parametrize("kind", ENCODERS.values(), ids=ENCODERS)
+def test_sizes_that_are_none_are_refused(kind, size):
+    with pytest.raises(InputError, match=f"{size} of {kind.__name__} is at least 1, not 0"):
+        jax.eval_shape(kind(**{size: 0}).init, jax.random.key(0), jnp.zeros((1, 9), jnp.int32))

@@ -124,7 +124,13 @@ def test_bfloat16_weights_give_bfloat16_features_near_those_of_float32(encode):
         assert np.linalg.norm(np.float32(half) - full) < 0.03 * np.linalg.norm(full)
 
 
-@pytest.mark.parametrize("wrong", [dict(num_heads=3), dict(max_length=0), dict(vocabulary=0)])
-def test_sizes_that_do_not_fit_are_refused(wrong):
-    with pytest.raises(ValueError, match="a WordEncoder of width 8 cannot have"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (dict(num_heads=3), "a WordEncoder of width 8 cannot have 3 heads"),
+        (dict(vocabulary=0), "vocabulary of WordEncoder is at least 1, not 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
         ENCODER.clone(**wrong).init(jax.random.key(0), jnp.zeros((1, 6), jnp.int32))
