@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> None:
         show_runs(console)
         return
     options, found, task, request = asked("sample", argv, Options())
-    out = writable(Path(options.out))
     keep_compiled(options.compile_cache)
     parts, step = read_weights(found.directory, task)
+    out = writable(Path(options.out))
     say(console, f"{found.directory} at step {step} ({found.why})")
     for output in request(task, parts):
         output.show(console)

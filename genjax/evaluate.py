@@ -33,10 +33,10 @@ class Options:
 def main(argv: Sequence[str]) -> None:
     """Measure, show and write, as the words on the command line ask."""
     options, found, task, request = asked("evaluate", argv, Options())
-    beside = "out" if is_shipped(found.directory) else found.directory
-    out = writable(Path(options.out or beside))
     keep_compiled(options.compile_cache)
     parts, step = read_weights(found.directory, task)
+    beside = "out" if is_shipped(found.directory) else found.directory
+    out = writable(Path(options.out or beside))
     console = Console()
     say(console, f"{found.directory} at step {step} ({found.why})")
     for output in request(task, parts):

@@ -195,7 +195,10 @@ def test_what_cannot_be_evaluated_is_refused_in_one_sentence(runs, case):
 @pytest.mark.parametrize("door", [sample, evaluate], ids=lambda door: door.__name__)
 def test_where_no_weights_are_is_told_at_every_door(runs, tmp_path, door):
     for spec in runs:
-        assert_refused(door.main, ("--workdir", runs[spec], "--out", tmp_path), "has no checkpoint and no model")
+        assert_refused(
+            door.main, ("--workdir", runs[spec], "--out", tmp_path / "out"), "has no checkpoint and no model"
+        )
+    assert not list(tmp_path.iterdir())
     assert_refused(door.main, ("--workdir", tmp_path / "never"), "never is not a run directory")
     assert_refused(door.main, ("--workdir", "sd3-nano", "--out", "/proc/genjax"), "/proc/genjax cannot be written to")
     assert_refused(door.main, ("seven",), "'seven' is not an option")
