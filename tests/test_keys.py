@@ -45,3 +45,11 @@ def test_any_other_seed_is_refused_at_every_door(seed):
             if (run, door) != ("lm-nano", "evaluate"):  # measures what is held out, without a draw
                 with pytest.raises(InputError, match=f"^--seed is from 0 to {LARGEST_SEED}, not {seed}$"):
                     asked(door, ["--workdir", run, f"--seed={seed}"], options)
+
+
+def test_each_text_has_a_seed_that_is_one():
+    """Text i is that of seed + i."""
+    words = ["--workdir", "lm-nano", "--num", "2"]
+    asked("sample", [*words, f"--seed={LARGEST_SEED - 1}"], sample.Options())
+    with pytest.raises(InputError, match=f"^--seed of the last text, .*, is from 0 to {LARGEST_SEED}, not {2**31}$"):
+        asked("sample", [*words, f"--seed={LARGEST_SEED}"], sample.Options())

@@ -152,6 +152,7 @@ class WriteText(Filters):
         if self.num < 1 or self.max_tokens < 1:
             raise InputError(f"--num and --max_tokens are at least 1, not {self.num} and {self.max_tokens}")
         check_seed("--seed", self.seed)
+        check_seed("--seed of the last text, --seed + --num - 1,", self.seed + self.num - 1)
 
     def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:
         yield from task.texts(

@@ -77,6 +77,7 @@ def test_points_are_drawn_as_one_picture_and_kept_as_numbers(monkeypatch):
         (PICTURES, "sample", {"interpolate": -1}, "--interpolate is a number of steps, 0 or more, not -1"),
         (PICTURES, "sample", {"num": 1, "interpolate": 3}, "--num is at least 2, not 1"),
         (TOY, "evaluate", {"num": 1}, "--num"),
+        (TOY, "evaluate", {"seed": -1}, "--seed is from 0 to"),
         (PICTURES, "evaluate", {"num": 1}, "--num"),
     ],
 )
