@@ -276,13 +276,15 @@ def test_a_divided_step_is_the_step_of_one_device(name, optimizer, mesh):
 def test_with_divided_parameters_each_device_computes_its_own_rows(rows, each):
     """Or all of them, where they do not divide; with whole parameters they stay as they are."""
     x, w = np.arange(rows * 4.0, dtype=np.float32).reshape(rows, 4), np.arange(16.0, dtype=np.float32).reshape(4, 4)
-    product, shares = jax.jit(jnp.matmul), []
+    product, shares, traced = jax.jit(jnp.matmul), [], []
 
     def spied(w, x):
         shares.extend({shard.data.shape[0] for shard in x.addressable_shards} if isinstance(x, jax.Array) else [len(x)])
+        traced.append(dict(jax.sharding.get_abstract_mesh().shape))
         return product(x, w)
 
     mesh = Mesh(data=2, fsdp=2).build()
     for place in (P("fsdp"), P()):
         np.testing.assert_array_equal(by_rows(spied, jax.device_put(w, NamedSharding(mesh, place)), x), x @ w)
     assert shares == [each, rows]
+    assert traced == [dict(mesh.shape), {}]  # Networks divide their kernels where they find the mesh (divided_over).
