@@ -156,6 +156,32 @@ def test_a_shipped_run_has_half_the_size_and_reads_as_the_run_to_eleven_bits(tmp
         np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-25)  # half a step of float16, or of its subnormals
 
 
+def test_a_shipped_run_guards_the_parts_that_hold_still_too(tmp_path, monkeypatch):
+    task = Regression()
+    state = initial_state(task, jax.random.key(0))
+    write_part(tmp_path, "trained", state.ema, weights_metadata(4, state.parts.fixed))
+    for name in ("variables", "fixed"):
+        write_part(tmp_path, name, getattr(state.parts, name))
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "read", lambda path: task)  # which is a type of the tests
+        patch.setattr(config, "save", lambda task, path: None)
+        ship(tmp_path, tmp_path / "shipped")
+    assert read_weights(tmp_path / "shipped", task)[1] == 4
+    write_part(tmp_path / "shipped", "fixed", {"offset": np.float32(0.3)})
+    with pytest.raises(InputError, match="its numbers have changed"):
+        read_weights(tmp_path / "shipped", task)
+
+
+def test_variables_of_another_system_are_refused(tmp_path):
+    task = Regression()
+    state = initial_state(task, jax.random.key(0))
+    write_part(tmp_path, "trained", state.ema)
+    write_part(tmp_path, "fixed", state.parts.fixed)
+    write_part(tmp_path, "variables", {"other": np.zeros(2, np.float32)})
+    with pytest.raises(InputError, match=r"variables.safetensors do not fit .* missing"):
+        read_weights(tmp_path, task)
+
+
 def test_weights_that_overflow_in_half_precision_are_not_shipped(tmp_path, run, state):
     large = jax.tree.map(lambda leaf: leaf + 1e5, jax.device_get(state.ema))
     write_tree(run / "model.safetensors", large, {"step": "9"})

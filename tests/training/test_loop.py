@@ -16,12 +16,23 @@ from genjax.interop.trees import read_tree, write_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh
-from genjax.runs.checkpoints import Checkpoint
+from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
 from genjax.runs.source import Source
 from genjax.runs.weights import read_weights
 from genjax.tasks.text_to_image import Sampler, TextToImage
-from genjax.training.loop import fit, own_position, positions_of_all, same_course, skipped_by_all, starting_points
+from genjax.training.loop import (
+    StartingPoints,
+    first_state,
+    fit,
+    own_position,
+    positions_of_all,
+    restored_state,
+    same_course,
+    skipped_by_all,
+    starting_points,
+)
 from genjax.training.optimizer import AdamW
+from genjax.training.state import to_trees
 from genjax.training.task import Train
 from tests.training.games import Regression, SecondStage
 
@@ -194,6 +205,24 @@ def test_a_second_stage_holds_the_first_and_needs_its_run_no_more(stages, tmp_pa
     with pytest.raises(InputError, match="its numbers have changed"):
         shutil.copy(held, tmp_path / "whole" / "fixed.safetensors")
         fit(replace(task, train=replace(task.train, steps=5)), tmp_path / "whole")
+
+
+def test_a_restored_state_lies_as_a_fresh_one(tmp_path):
+    """What holds still too, which may be the largest part: on four devices each has its share of it."""
+    task = SecondStage()
+    large = {"first": {"w": np.ones(3, np.float32), "b": np.float32(0)}, "offset": np.float32(0.25),
+             "more": np.ones((64, 32), np.float32)}  # fmt: skip
+    mesh = Mesh(data=1, fsdp=4).build()
+    fresh = first_state(task, mesh, tmp_path, StartingPoints(None, large))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint())
+    checkpoints.save(1, to_trees(fresh), {"fixed": fingerprint(fresh.parts.fixed)})
+    checkpoints.wait()
+    restored, _ = restored_state(task, mesh, tmp_path, checkpoints)
+    checkpoints.close()
+    assert restored.parts.fixed["more"].sharding.shard_shape((64, 32)) == (16, 32)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(fresh))
+    alike = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), restored, fresh)
+    assert all(jax.tree.leaves(alike))
 
 
 def test_a_first_stage_of_another_system_is_refused(stages, tmp_path):
