@@ -19,7 +19,7 @@ def all_reduce(tree: PyTree[Array], axis: str, algorithm: Literal["psum", "ring"
     """The sum of `tree` over the devices of a mesh axis, on all of them; each leaf in its own type."""
     if algorithm == "psum":
         return jax.lax.psum(tree, axis)
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, tree))  # As psum does: a weight may be 1.0.
     sums = {}
     # One vector of each type: in float32, counts would be exact only up to 2^24.
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):

@@ -51,6 +51,17 @@ def test_ring_and_psum_agree_on_a_tree(devices):
     assert ring["w"].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("algorithm", ["ring", "psum"])
+def test_plain_numbers_are_summed_too(algorithm):
+    """Such as the weight of a metric that every device knows."""
+
+    def summed(x):
+        return jax.tree.map(jnp.asarray, all_reduce({"sum": x.sum(), "weight": 1.0, "rows": 2}, DATA_AXIS, algorithm))
+
+    sums = over_devices(4, summed, np.ones((4, 2), np.float32))
+    assert {name: set(each.tolist()) for name, each in sums.items()} == {"sum": {8.0}, "weight": {4.0}, "rows": {8}}
+
+
 def test_the_ring_counts_exactly():
     """Beside floats, beyond 2^24, where float32 knows every other integer only."""
     counts = np.array([2**24 + 1, 2, 4, 6], np.int32)
