@@ -91,7 +91,7 @@ SMOKE = {
         "evaluate": "--num 20 --steps 2",
     },
     "emoji": {
-        "train": "--model.depth 2 --model.num_heads 2 --text.vocabulary 64 --train.batch_size 4 --sampler.steps 2",
+        "train": "--model.depth 1 --model.num_heads 2 --text.vocabulary 64 --train.batch_size 4 --sampler.steps 2",
         "sample": "--num 2 --steps 2",
         "evaluate": "--num 4 --steps 2 --judge_steps 2",
     },

@@ -41,9 +41,14 @@ def pytest_configure(config):
         os.environ["JAX_PLATFORMS"] = "cpu"  # for the processes that tests start
         jax.config.update("jax_platforms", "cpu")  # for this one, where a plugin may have imported jax before
         share_what_is_compiled(config)
-        # Laws of tiny shapes: compiling takes far longer than running. What is chosen with -m runs as people run it.
-        jax.config.update("jax_disable_most_optimizations", config.option.markexpr.startswith("not slow"))
+        compile_quickly(config.option.markexpr.startswith("not slow"))
     jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+def compile_quickly(quickly: bool):
+    """Laws of tiny shapes: compiling takes far longer than running. What is chosen with -m runs as people run it."""
+    told = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quickly)))  # for other processes too
+    jax.config.update("jax_disable_most_optimizations", bool(int(told)))
 
 
 def share_what_is_compiled(config):
