@@ -24,6 +24,7 @@ from jax.tree_util import Partial
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from genjax.models.sizes import check_sizes
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.gated_mlp import GatedMLP
 from genjax.nn.island import lying_on
@@ -78,9 +79,8 @@ class Decoder(nn.Module):
     """Which attention kernel to use; auto: the fastest of this machine."""
 
     def setup(self):
-        sizes = (self.vocabulary, self.width, self.depth, self.num_kv_heads, self.head_dim, self.mlp_width)
-        if min(sizes) < 1 or self.num_heads < 1:
-            raise ValueError("all sizes of a Decoder are at least 1")
+        check_sizes(self, vocabulary=1, width=1, depth=1, num_heads=1, num_kv_heads=1, head_dim=1, mlp_width=1)
+        check_sizes(self, norm_epsilon=0, rope_theta=1)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}")
         if self.head_dim % 2:

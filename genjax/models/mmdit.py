@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from genjax.models.sizes import check_sizes
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.embeddings import sincos_2d_centre_crop, timestep_embedding
 from genjax.nn.island import lying_on
@@ -69,8 +70,8 @@ class MMDiT(nn.Module):
         context: Float[Array, "B L Dc"],
         pooled: Float[Array, "B Dp"],
     ) -> Float[Array, "B H W C"]:
-        if min(self.depth, self.num_heads, self.head_dim, self.patch_size) < 1:
-            raise ValueError("depth, num_heads, head_dim and patch_size of an MMDiT are at least 1")
+        check_sizes(self, patch_size=1, depth=1, num_heads=1, head_dim=1, dual_attention_layers=0)
+        check_sizes(self, pos_embed_max_size=1, pos_embed_base_size=1)
         width = self.num_heads * self.head_dim
         rows, columns = (self._tokens_along(size) for size in x_t.shape[1:3])
 

@@ -161,7 +161,7 @@ def divided_over(mesh: jax.sharding.Mesh) -> Iterator[None]:
 
 
 def by_rows(function: Callable[..., Result], tree: PyTree[Array], *rows: PyTree[Any]) -> Result:
-    """function(tree, *rows), jitted; where `tree` is divided over a mesh, each device computes its share of the rows.
+    """function(tree, *rows) of a jitted function; where `tree` is divided over a mesh, each device computes its rows.
 
     Otherwise every device would compute all of them. Where they do not divide evenly, it still does.
     """

@@ -102,7 +102,7 @@ def trained_runs(runs: Path = RUNS) -> list[Path]:
 
 def steps_saved(directory: Path) -> list[int]:
     """The steps of which a run has checkpoints; what a killed run left half-written has another name."""
-    return sorted(int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in (directory / "checkpoints").glob("*/") if path.name.isdigit())
 
 
 def shipped_runs() -> list[Path]:

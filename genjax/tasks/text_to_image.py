@@ -97,6 +97,7 @@ class TextToImage(Task):
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
         super().check()
+        self.tokenize([caption for captions in self.captions() for caption in captions])
 
     # ------------------------------------------------------------------ training
 

@@ -114,13 +114,15 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
             if stopping:
                 break
         checkpoints.wait()
+        finished = int(state.step) == train.steps
+        if finished:
+            averaged = whole(state.averaged)
+            metadata = weights_metadata(int(state.step), state.parts.fixed)
 
-    if int(state.step) < train.steps:
+    if not finished:
         who = stop.name or "another process"
         log.info("stopped by %s after step %d; the same command goes on from there", who, int(state.step))
     else:
-        averaged = whole(state.averaged)
-        metadata = weights_metadata(int(state.step), state.parts.fixed)
 
         def write():
             path = write_part(directory, "trained", averaged.trained, metadata)

@@ -239,7 +239,9 @@ def test_what_changes_nothing_of_the_arithmetic_says_so():
     [
         ({"num_kv_heads": 3}, "num_heads = 4 is not a multiple of num_kv_heads = 3"),
         ({"head_dim": 5}, "head_dim = 5 is odd"),
-        ({"depth": 0}, "at least 1"),
+        ({"depth": 0}, "depth of Decoder is at least 1"),
+        ({"rope_theta": 0.0}, "rope_theta of Decoder is at least 1"),
+        ({"norm_epsilon": -1e-6}, "norm_epsilon of Decoder is at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):

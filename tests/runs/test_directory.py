@@ -7,7 +7,16 @@ import pytest
 
 from genjax import config
 from genjax.errors import InputError
-from genjax.runs.directory import DEFAULT_SHIPPED, SHIPPED, find_run, is_shipped, open_run, shipped_runs, trained_runs
+from genjax.runs.directory import (
+    DEFAULT_SHIPPED,
+    SHIPPED,
+    find_run,
+    is_shipped,
+    open_run,
+    shipped_runs,
+    steps_saved,
+    trained_runs,
+)
 from genjax.training.task import Train
 
 TASK = Train(steps=7)
@@ -62,6 +71,13 @@ def test_other_steps_alone_are_asked_about(tmp_path):
         open_run(tmp_path / "x", run(steps=9, batch_size=3), **allow)
     assert asked == [(7, 9), (9, 10)]
     assert config.read(tmp_path / "x" / "config.json", allow=("genjax.", __name__)).train.steps == 9
+
+
+def test_only_folders_are_checkpoints(tmp_path):
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "40.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "checkpoints" / "60").write_text("")
+    assert steps_saved(tmp_path) == [20]
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path):

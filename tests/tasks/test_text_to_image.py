@@ -166,7 +166,10 @@ MISFITS = {
     "an image side of 8 is not a multiple of patch_size = 3": {"model": MMDiT(channels=1, patch_size=3)},
     "does not fit into pos_embed_max_size = 2": {"model": MMDiT(channels=1, pos_embed_max_size=2)},
     "a multiple of 4 channels, not 3": {"model": MMDiT(channels=1, num_heads=1, head_dim=3)},
-    "at least 1": {"model": MMDiT(channels=1, depth=0)},
+    "depth of MMDiT is at least 1": {"model": MMDiT(channels=1, depth=0)},
+    "dual_attention_layers of MMDiT is at least 0": {"model": MMDiT(channels=1, dual_attention_layers=-1)},
+    "pos_embed_base_size of MMDiT is at least 1": {"model": MMDiT(channels=1, pos_embed_base_size=0)},
+    "takes at most 3": {"text": ByteEncoder(max_length=3)},
     "width 64 cannot have 3 heads": {"text": ByteEncoder(num_heads=3)},
     "data.path": {"data": Npz()},
 }
