@@ -287,7 +287,8 @@ def test_vmap_is_a_loop(axes):
 
     found = jax.vmap(f, in_axes=axes)(*stacked)
     expected = jax.tree.map(lambda *x: jnp.stack(x), *map(example, range(3)))
-    close(found, expected, 4e-6)
+    quickly = jax.config.read("jax_disable_most_optimizations")  # rounds otherwise than what people run
+    close(found, expected, 4e-6 if quickly else 2e-6)
 
 
 @pytest.mark.parametrize("check", [True, False])
