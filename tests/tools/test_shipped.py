@@ -6,6 +6,8 @@ import shutil
 import grimp
 import pytest
 
+from genjax import config
+from genjax.errors import InputError
 from genjax.runs.directory import DEFAULT_SHIPPED, SHIPPED
 from tools import shipped
 
@@ -37,10 +39,55 @@ def test_a_run_depends_on_its_network_and_step_and_not_on_how_it_is_shown(run, g
 
 
 def test_a_change_makes_a_run_stale_and_names_the_module(run, graph):
-    assert shipped.changes(run, graph) is None or (run / shipped.RECORD).unlink() is None
+    (run / shipped.RECORD).unlink()
     assert shipped.changes(run, graph) is None
-    record = shipped.sources(run, graph)
-    (run / shipped.RECORD).write_text(json.dumps(record))
+    shipped.write(run, graph, [])
     assert shipped.changes(run, graph) == []
-    (run / shipped.RECORD).write_text(json.dumps(record | {"genjax.training.optimizer": "0"}))
+    record = json.loads((run / shipped.RECORD).read_text())
+    record["modules"] |= {"genjax.training.optimizer": "0"}
+    (run / shipped.RECORD).write_text(json.dumps(record))
     assert shipped.changes(run, graph) == ["genjax.training.optimizer"]
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A small run that ships, which began as the directory says; its record is of other sources."""
+    monkeypatch.setattr(shipped, "FIRST_STEPS", 4)
+    task = config.load("configs/gan.py:toy")[0]
+    task = config.override(task, {"train.steps": 10**6, "train.log_every": 2, "train.batch_size": 8})
+    config.save(task, tmp_path / "made" / "config.json")
+    shipped._train_first_steps(task, tmp_path / "workdir")
+    began = shipped.first_steps(tmp_path / "workdir")
+    (tmp_path / "made" / shipped.RECORD).write_text(json.dumps({"first_steps": began, "modules": {}}))
+    return tmp_path / "made"
+
+
+def test_a_stale_run_that_begins_as_it_did_is_renewed_and_another_is_not(made, graph):
+    assert shipped.changes(made, graph)
+    shipped.repeat(made, graph)
+    assert shipped.changes(made, graph) == []
+
+    record = json.loads((made / shipped.RECORD).read_text())
+    name = next(name for name in record["first_steps"][-1] if name.startswith("loss"))
+    record["first_steps"][-1][name] *= 1.01
+    (made / shipped.RECORD).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"does not make made: {name} at step 4 is .* and was"):
+        shipped.repeat(made, graph)
+
+
+def test_a_difference_is_of_a_thousandth_and_of_every_number_at_every_step():
+    then = [{"step": 50, "loss": 1.0, "gradient_norm": 2.0}, {"step": 100, "loss": 0.5, "gradient_norm": 2.0}]
+    assert not shipped.difference(then, then)
+    assert not shipped.difference(then, [then[0], then[1] | {"loss": 0.5004}])
+    assert shipped.difference(then, [then[0], then[1] | {"loss": 0.501}]) == "loss at step 100 is 0.501 and was 0.5"
+    assert "gradient_norm is not told" in shipped.difference(then, [{"step": 50, "loss": 1.0}, then[1]])
+
+
+def test_what_has_not_begun_cannot_be_recorded(tmp_path):
+    with pytest.raises(InputError, match="is no run directory"):
+        shipped.first_steps(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 50, "loss": 1.0}\n')
+    with pytest.raises(InputError, match="does not tell what was measured at step 100"):
+        shipped.first_steps(tmp_path)
+    with pytest.raises(InputError, match="belong together"):
+        shipped.main(shipped.Shipped(record="sd3-nano"))
