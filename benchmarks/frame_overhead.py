@@ -28,7 +28,7 @@ from genjax.data import Loader
 from genjax.keys import row_keys
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
-from genjax.tasks.text_to_image import TextToImage
+from genjax.tasks.denoising import Denoising
 from genjax.training.ema import ema_decay
 from genjax.training.report import Report
 from genjax.training.state import initial_state
@@ -52,7 +52,7 @@ class Options:
 class Frame:
     """The inner loop of `genjax.training.loop.fit`."""
 
-    def __init__(self, task: TextToImage, directory: Path):
+    def __init__(self, task: Denoising, directory: Path):
         self.task, self.mesh = task, task.mesh.build()
         self.loader = Loader(
             task.data.source("train"),
@@ -83,7 +83,7 @@ class Frame:
 class Plain:
     """A training script of one file."""
 
-    def __init__(self, task: TextToImage):
+    def __init__(self, task: Denoising):
         train = task.train
         optimizer = task.optimizer.build(train.steps)
         parts = initial_state(task, jax.random.key(0)).parts
@@ -107,11 +107,11 @@ class Plain:
         self.state = (parts.trained, copy, optimizer.init(parts.trained), jnp.zeros((), jnp.int32))
         self.batches, self.losses = self._batches(task), []
 
-    def _batches(self, task: TextToImage) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self, task: Denoising) -> Iterator[dict[str, np.ndarray]]:
         source = task.data.source("train")
         examples = [source[i] for i in range(len(source))]
         images = np.stack([example["image"] for example in examples])
-        tokens = [task.tokenize(example["captions"]) for example in examples]
+        tokens = [task.condition.asked(example["captions"], task.data)["tokens"] for example in examples]
         rng = np.random.default_rng(0)
         while True:
             order = rng.permutation(len(images))

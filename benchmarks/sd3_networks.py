@@ -16,8 +16,9 @@ from genjax.parallel.host_memory import keep_freed_memory
 SYSTEM, _ = config.load(str(Path(__file__).parents[1] / "configs" / "sd3.py"))
 """The nano system as people train it."""
 
-IMAGE, TEXT_TOKENS = SYSTEM.data.image_shape, SYSTEM.text.max_length
-TEXT_WIDTH, POOLED_WIDTH = SYSTEM.text.width, SYSTEM.text.pooled_width
+ENCODER = SYSTEM.condition.encoder
+IMAGE, TEXT_TOKENS = SYSTEM.data.image_shape, ENCODER.max_length
+TEXT_WIDTH, POOLED_WIDTH = ENCODER.width, ENCODER.pooled_width
 
 
 def random_weights(abstract: dict, seed: int = 0) -> dict:
@@ -83,7 +84,7 @@ class TorchByteEncoder(torch.nn.Module):
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(context (B,T,D), pooled (B,P)) of tokens (B,T)."""
         x = self.embed(tokens) + self.positions
-        heads = self.qkv(self.norm(x)).unflatten(-1, (3, SYSTEM.text.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(self.norm(x)).unflatten(-1, (3, ENCODER.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = torch.nn.functional.scaled_dot_product_attention(*heads)
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
         x = x + self.fc2(torch.nn.functional.gelu(self.fc1(self.norm(x)), approximate="tanh"))
@@ -96,14 +97,14 @@ class TorchByteEncoder(torch.nn.Module):
 
 def text_encoders() -> tuple[dict, torch.nn.Module]:
     """(parameters of the text encoder, the same in torch), checked to give the same outputs."""
-    if SYSTEM.text.depth != 1:
-        raise ValueError(f"the text encoder in torch has one block, and that of the config {SYSTEM.text.depth}")
-    tokens = SYSTEM.tokenize(["a handwritten seven", ""])
-    params = random_weights(meta.unbox(jax.eval_shape(SYSTEM.text.init, jax.random.key(0), tokens))["params"], seed=3)
+    if ENCODER.depth != 1:
+        raise ValueError(f"the text encoder in torch has one block, and that of the config {ENCODER.depth}")
+    tokens = np.stack([ENCODER.tokenize(text) for text in ("a handwritten seven", "")])
+    params = random_weights(meta.unbox(jax.eval_shape(ENCODER.init, jax.random.key(0), tokens))["params"], seed=3)
     reference = TorchByteEncoder(params)
     with torch.no_grad():
         theirs = reference(torch.from_numpy(tokens))
-    for ours, output in zip(SYSTEM.text.apply({"params": params}, tokens), theirs, strict=True):
+    for ours, output in zip(ENCODER.apply({"params": params}, tokens), theirs, strict=True):
         np.testing.assert_allclose(ours, output.numpy(), rtol=0, atol=1e-5)
     return params, reference
 

@@ -27,7 +27,7 @@ from genjax.data import Loader
 from genjax.keys import row_keys
 from genjax.nn.attention import attention
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
-from genjax.tasks.text_to_image import TextToImage
+from genjax.tasks.denoising import Denoising
 from genjax.training.ema import ema_decay, update_ema
 from genjax.training.state import TrainState, initial_state
 from genjax.training.update import make_update
@@ -47,7 +47,7 @@ class Options:
 class Ours:
     """The step of genjax and its pieces; every method returns when the device is done."""
 
-    def __init__(self, task: TextToImage, trained: dict, batch: dict):
+    def __init__(self, task: Denoising, trained: dict, batch: dict):
         mesh = task.mesh.build()
         state = initial_state(task, jax.random.key(0))
         state = state._replace(parts=state.parts._replace(trained=trained), ema=jax.tree.map(np.copy, trained))
@@ -100,7 +100,7 @@ class Ours:
 class Theirs:
     """The same in torch."""
 
-    def __init__(self, task: TextToImage, network, text, batch: dict, *, compiled: bool):
+    def __init__(self, task: Denoising, network, text, batch: dict, *, compiled: bool):
         self.task = task
         self.network, self.text = copy.deepcopy(network), copy.deepcopy(text)
         named = [*self.network.named_parameters(), *self.text.named_parameters()]
@@ -118,14 +118,14 @@ class Theirs:
         self.rates = np.asarray(task.optimizer.schedule(task.train.steps)(np.arange(task.train.steps))).tolist()
         self.images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).contiguous()
         self.tokens = torch.from_numpy(batch["tokens"])
-        self.empty = torch.from_numpy(task.tokenize([""]))
+        self.empty = torch.from_numpy(task.condition.null(task.data)["tokens"])
         self.updates = 0
         self.loss = torch.compile(self._loss) if compiled else self._loss
 
     def _draws(self) -> tuple[torch.Tensor, ...]:
         rows = len(self.images)
         t = torch.sigmoid(self.task.times.mean + self.task.times.std * torch.randn(rows))
-        return t, torch.randn_like(self.images), torch.rand(rows) < self.task.caption_dropout
+        return t, torch.randn_like(self.images), torch.rand(rows) < self.task.condition.dropout
 
     def _loss(self, t, eps, dropped) -> torch.Tensor:
         context, pooled = self.text(torch.where(dropped[:, None], self.empty, self.tokens))
@@ -159,13 +159,13 @@ class Theirs:
         return value.item()
 
 
-def draws_of_ours(task: TextToImage, step: int) -> tuple[torch.Tensor, ...]:
+def draws_of_ours(task: Denoising, step: int) -> tuple[torch.Tensor, ...]:
     """Times, noise and dropped captions of a step, as the loss of the task draws them, in torch's layout."""
     step_key = jax.random.fold_in(jax.random.key(task.train.seed), step)
     keys = jax.vmap(functools.partial(jax.random.split, num=3))(row_keys(step_key, jnp.arange(task.train.batch_size)))
     t = task.times.quantile(jax.vmap(jax.random.uniform)(keys[:, 0]))
     eps = jax.vmap(lambda key: jax.random.normal(key, sd3.IMAGE))(keys[:, 1])
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, task.caption_dropout))(keys[:, 2])
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, task.condition.dropout))(keys[:, 2])
     return tuple(torch.from_numpy(np.array(x)) for x in (t, jnp.moveaxis(eps, -1, 1), dropped))
 
 

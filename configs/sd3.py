@@ -13,13 +13,15 @@ from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.models.word_encoder import WordEncoder
 from genjax.runs.checkpoints import Checkpoint
-from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.tasks.conditions import Text
+from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.spaces import Latents
 from genjax.training.optimizer import AdamW
 from genjax.training.task import Train
 
 
-def nano() -> TextToImage:
-    return TextToImage(
+def nano() -> Denoising:
+    return Denoising(
         # On a CPU recomputing is cheaper than writing activations to memory, but for what attention gives.
         model=MMDiT(
             channels=1,
@@ -30,7 +32,7 @@ def nano() -> TextToImage:
             pos_embed_base_size=4,
             remat="attention",
         ),
-        text=ByteEncoder(max_length=32, width=64, pooled_width=64),
+        condition=Text(ByteEncoder(max_length=32, width=64, pooled_width=64)),
         times=LogitNormal(0.0, 1.0),
         sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, shift=1.0),
         data=Images(image_size=8, channels=1),
@@ -40,8 +42,8 @@ def nano() -> TextToImage:
     )
 
 
-def emoji() -> TextToImage:
-    return TextToImage(
+def emoji() -> Denoising:
+    return Denoising(
         model=MMDiT(
             channels=3,
             patch_size=4,
@@ -52,7 +54,7 @@ def emoji() -> TextToImage:
             pos_embed_base_size=8,
             remat="full",
         ),
-        text=WordEncoder(vocabulary=1536, width=128, pooled_width=128, num_heads=4),
+        condition=Text(WordEncoder(vocabulary=1536, width=128, pooled_width=128, num_heads=4)),
         times=LogitNormal(0.5, 1.0),
         sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=3.0, shift=1.0),
         data=Emoji(size=32),
@@ -62,11 +64,12 @@ def emoji() -> TextToImage:
     )
 
 
-def published(depth: int, **model) -> TextToImage:
+def published(depth: int, **model) -> Denoising:
     """A network of the published family: `depth` blocks, `depth` heads of 64, on precomputed 16-channel latents."""
-    return TextToImage(
+    return Denoising(
         model=MMDiT(channels=16, patch_size=2, depth=depth, num_heads=depth, head_dim=64, **model),
-        text=ByteEncoder(max_length=256, width=4096, pooled_width=2048, num_heads=64),
+        condition=Text(ByteEncoder(max_length=256, width=4096, pooled_width=2048, num_heads=64)),
+        space=Latents(),
         times=LogitNormal(0.0, 1.0),
         sampler=Sampler(solver=DPMpp2M(), steps=28, guidance=5.0, shift=3.0),
         data=Npz(),
@@ -86,12 +89,13 @@ VARIANTS = {
 
 SMOKE = {
     "nano": {
-        "train": "--model.depth 2 --text.depth 1 --train.batch_size 8 --sampler.steps 2",
+        "train": "--model.depth 2 --condition.encoder.depth 1 --train.batch_size 8 --sampler.steps 2",
         "sample": "--num 2 --steps 2",
         "evaluate": "--num 20 --steps 2",
     },
     "emoji": {
-        "train": "--model.depth 1 --model.num_heads 2 --text.vocabulary 64 --train.batch_size 4 --sampler.steps 2",
+        "train": "--model.depth 1 --model.num_heads 2 --condition.encoder.vocabulary 64 --train.batch_size 4"
+        " --sampler.steps 2",
         "sample": "--num 2 --steps 2",
         "evaluate": "--num 4 --steps 2 --judge_steps 2",
     },

@@ -1,14 +1,15 @@
-"""What has moved since a run was recorded, so that old runs are read as they are."""
+"""What has moved or changed its shape since a run was recorded, so that old runs are read as they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genjax.config.hints import join
 from genjax.errors import InputError
 
-__all__ = ["moved_fields", "moved_type"]
+__all__ = ["moved_fields", "moved_type", "reshaped"]
 
 MOVED: dict[str, str] = {
+    "genjax.tasks.text_to_image.Sampler": "genjax.tasks.denoising.Sampler",
     "genjax.training.loop.Train": "genjax.training.task.Train",
     "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
@@ -17,6 +18,31 @@ MOVED: dict[str, str] = {
     "genjax.data.densities.Rings": "genjax.data.blurred.Rings",
 }
 """Old to new: dotted names of types, and fields, as `genjax.x.Type.old_field` to `new_field` or, dropped, to ""."""
+
+
+def _text_to_image(data: dict[str, Any]) -> dict[str, Any]:
+    """Before conditions and spaces had a place of their own, the task was one of texts, and clipped nothing."""
+    data = dict(data)
+    text = {"encoder": data.pop("text", None), "dropout": data.pop("caption_dropout", None)}
+    given = {name: value for name, value in text.items() if value is not None}
+    return data | {
+        "type": "genjax.tasks.denoising.Denoising",
+        "condition": {"type": "genjax.tasks.conditions.Text"} | given,
+        "space": {"type": "genjax.tasks.spaces.Latents"},
+    }
+
+
+RESHAPED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "genjax.tasks.text_to_image.TextToImage": _text_to_image,
+}
+"""By the recorded type: what a record of it would be today. For what is more than another name."""
+
+
+def reshaped(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of a dataclass in the shape that it has today; what else it holds is as recorded."""
+    while (kind := data.get("type")) in RESHAPED:
+        data = RESHAPED[kind](dict(data))
+    return data
 
 
 def moved_type(name: Any) -> Any:

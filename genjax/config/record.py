@@ -1,6 +1,6 @@
 """A config as JSON, from which it can be rebuilt alone.
 
-    {"type": "genjax.tasks.text_to_image.TextToImage", "model": {"type": "genjax.models.mmdit.MMDiT", "depth": 3}, ...}
+    {"type": "genjax.tasks.denoising.Denoising", "model": {"type": "genjax.models.mmdit.MMDiT", "depth": 3}, ...}
 
 Every dataclass is recorded with its type, so that the file is read without the config file that made it. Only types of
 genjax are ever imported, and of packages that are named for it (`allowed`): importing a package runs its code. Law:
@@ -17,7 +17,7 @@ from typing import Any
 
 from genjax.config.hints import did_you_mean, join, shown
 from genjax.config.kinds import GENJAX, construct, dataclass_named, fields, type_name
-from genjax.config.moved import moved_fields, moved_type
+from genjax.config.moved import moved_fields, moved_type, reshaped
 from genjax.config.tree import children, is_record
 from genjax.config.values import hashable, typed
 from genjax.errors import InputError
@@ -113,6 +113,7 @@ def _rebuilt(data: Any, where: str, allow: Sequence[str]) -> Any:
         return tuple(_rebuilt(item, join(where, str(index)), allow) for index, item in enumerate(data))
     if not isinstance(data, Mapping):
         return data
+    data = reshaped(data)
     values = {key: _rebuilt(item, join(where, key), allow) for key, item in data.items() if key != "type"}
     if "type" not in data:
         return hashable(values)

@@ -4,7 +4,7 @@ import pytest
 
 from genjax import config as C
 from genjax import data
-from genjax.config.kinds import GENJAX, dataclass_named, fields
+from genjax.config.kinds import GENJAX, dataclass_named, fields, type_name
 from genjax.config.moved import MOVED, moved_type
 from tests.config.conftest import ALLOWED, HERE, refused
 from tests.config.room.system import Net, System, Train
@@ -53,3 +53,20 @@ def test_a_run_of_a_blurred_density_is_read_by_the_name_it_was_recorded_with(nam
     old = C.from_dict({"type": f"genjax.data.densities.{name}", "points": 7})
     assert old == getattr(data, name)(points=7)
     assert C.to_dict(old)["type"] == f"genjax.data.blurred.{name}"
+
+
+def test_a_system_of_texts_recorded_before_there_were_conditions_is_one_of_denoising():
+    """With its encoder and dropout where they are now, and nothing clipped, as then."""
+    record = {
+        "type": "genjax.tasks.text_to_image.TextToImage",
+        "text": {"type": "genjax.models.byte_encoder.ByteEncoder", "max_length": 24},
+        "caption_dropout": 0.25,
+        "sampler": {"type": "genjax.tasks.text_to_image.Sampler", "steps": 7},
+    }
+    task = C.from_dict(record)
+    assert type_name(type(task)) == "genjax.tasks.denoising.Denoising"
+    assert (task.condition.encoder.max_length, task.condition.dropout, task.sampler.steps) == (24, 0.25, 7)
+    assert type(task.space).__name__ == "Latents"
+    assert C.from_dict(C.to_dict(task)) == task
+    del record["text"], record["caption_dropout"]
+    assert C.from_dict(record).condition == type(task.condition)()

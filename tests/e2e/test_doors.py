@@ -24,7 +24,7 @@ from genjax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SD3, TOY, DIGITS, LM = "configs/sd3.py", "configs/gan.py:toy", "configs/gan.py:digits", "configs/lm.py"
-TINY = ("--train.steps", "2", "--train.batch_size", "4", "--model.depth", "1", "--text.depth", "1")
+TINY = ("--train.steps", "2", "--train.batch_size", "4", "--model.depth", "1", "--condition.encoder.depth", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def test_help_lists_every_field_with_type_default_and_meaning(capsys):
     told = capsys.readouterr().out
     for field in (
         "train.steps", "train.batch_size", "train.seed", "optimizer.learning_rate", "checkpoint.every", "model.depth",
-        "sampler.guidance", "mesh.all_reduce", "text.max_length", "caption_dropout", "times.mean",
+        "sampler.guidance", "mesh.all_reduce", "condition.encoder.max_length", "condition.dropout", "times.mean",
     ):  # fmt: skip
         assert f"--{field} " in told
     assert "Number of joint blocks" in told

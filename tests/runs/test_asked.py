@@ -52,4 +52,4 @@ def test_runs_of_ones_own_and_those_that_ship_are_listed(tmp_path):
     told = console.file.getvalue()
     assert "mine" in told
     assert DEFAULT_SHIPPED in told
-    assert "TextToImage" in told
+    assert "Denoising" in told

@@ -17,13 +17,14 @@ from genjax.models.mmdit import MMDiT
 from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
 from genjax.runs.directory import SHIPPED, shipped_runs
 from genjax.runs.weights import read_weights, ship, weights_metadata, write_part
-from genjax.tasks.text_to_image import TextToImage
+from genjax.tasks.conditions import Text
+from genjax.tasks.denoising import Denoising
 from genjax.training.state import initial_state, to_trees
 from tests.training.games import Regression
 
-TASK = TextToImage(
+TASK = Denoising(
     model=MMDiT(channels=1, depth=1, num_heads=1, head_dim=8, pos_embed_max_size=8),
-    text=ByteEncoder(max_length=24, width=8, pooled_width=8, num_heads=1),
+    condition=Text(ByteEncoder(max_length=24, width=8, pooled_width=8, num_heads=1)),
 )
 
 

@@ -6,15 +6,16 @@ import pytest
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.rules import unbox
-from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.tasks.conditions import Text
+from genjax.tasks.denoising import Denoising, Sampler
 from genjax.training.task import Train
 
 
 @pytest.fixture(scope="session")
 def task():
-    return TextToImage(
+    return Denoising(
         model=MMDiT(channels=1, depth=2, num_heads=2, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
-        text=ByteEncoder(max_length=24, width=16, pooled_width=16),
+        condition=Text(ByteEncoder(max_length=24, width=16, pooled_width=16)),
         sampler=Sampler(steps=3, guidance=2.0, shift=1.0),
         train=Train(batch_size=4),
     )

@@ -19,7 +19,8 @@ from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
 from genjax.runs.source import Source
 from genjax.runs.weights import read_weights
-from genjax.tasks.text_to_image import Sampler, TextToImage
+from genjax.tasks.conditions import Text
+from genjax.tasks.denoising import Denoising, Sampler
 from genjax.training.loop import (
     StartingPoints,
     first_state,
@@ -39,9 +40,9 @@ from tests.training.games import Regression, SecondStage
 TRAIN = Train(
     steps=8, batch_size=8, log_every=4, validate_every=8, sample_every=8, seed=3, data_threads=0, max_skipped=3
 )
-TASK = TextToImage(
+TASK = Denoising(
     model=MMDiT(channels=1, depth=1, num_heads=1, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
-    text=ByteEncoder(max_length=24, width=8, pooled_width=8, num_heads=1),
+    condition=Text(ByteEncoder(max_length=24, width=8, pooled_width=8, num_heads=1)),
     sampler=Sampler(steps=2, guidance=1.0, shift=1.0),
     optimizer=AdamW(learning_rate=1e-3, warmup_steps=2),
     train=TRAIN,

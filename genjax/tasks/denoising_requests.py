@@ -1,4 +1,4 @@
-"""What a text-to-image system can be asked for: samples, and figures of samples, with and without classes."""
+"""What a denoising system can be asked for: samples, and figures of samples, with and without classes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,33 @@ import numpy as np
 from genjax.diffusion.solvers import Solver
 from genjax.errors import InputError
 from genjax.keys import check_seed
-from genjax.runs.outputs import Frames, Images, Numbers, Output
+from genjax.runs.outputs import Door, Frames, Images, Numbers, Output, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.caption_figures import caption_figures
 from genjax.tasks.image_evaluation import image_figures
 
-__all__ = ["DrawImages", "DrawPreview", "Drawing", "JudgeCaptions", "JudgeImages", "prompts_in_turn"]
+__all__ = [
+    "DrawClass",
+    "DrawImages",
+    "DrawPreview",
+    "DrawPrompt",
+    "Drawing",
+    "JudgeCaptions",
+    "JudgeImages",
+    "in_turn",
+    "request",
+]
+
+
+def request(task: Any, door: Door) -> Request:
+    """What can be asked at a door, with the defaults of the task's sampler."""
+    given = {"steps": task.sampler.steps, "guidance": task.sampler.guidance, "solver": task.sampler.solver}
+    if door == "preview":
+        return DrawPreview()
+    if door == "sample":
+        return {"prompt": DrawPrompt, "label": DrawClass, "nothing": DrawImages}[task.condition.asked_by](**given)
+    captioned = task.condition.asked_by == "prompt" and not task.data.class_names
+    return JudgeCaptions(**given) if captioned else JudgeImages(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +50,14 @@ class Drawing:
     solver: Solver
     """Solver of the sampling ODE."""
     seed: int = 0
-    """Seed of the noise; sample i depends on the seed, i and its prompt alone."""
+    """Seed of the noise; sample i depends on the seed, i and what it is to show alone."""
 
     def sampler(self, task: Any) -> Any:
         """The run's sampler with what was asked for. Raises InputError where that cannot be done."""
         check_seed("--seed", self.seed)
-        return replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
+        sampler = replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
+        task.check_sampler(sampler)
+        return sampler
 
     def told(self, task: Any) -> dict[str, float | int | str]:
         """How samples were drawn, without which figures of them say nothing."""
@@ -49,56 +72,85 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawImages(Drawing):
-    """Draw samples."""
+    """Draw samples, of each class or caption of the data in turn where there are any."""
 
-    prompt: str | None = None
-    """Text to draw; the captions of the training data in turn when not given."""
     num: int = 16
     """Number of samples."""
     trajectory: bool = False
     """Also write trajectory.gif, the way from noise to the samples."""
 
+    @property
+    def wish(self) -> str | None:
+        """What all samples are to show; None for whatever the data has, in turn."""
+        return None
+
     def check(self, task: Any) -> None:
         if self.num < 1:
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         self.sampler(task)
-        task.tokenize(self.prompts(task)[:1] if self.prompt is not None else [""])
+        if self.wish is not None:
+            task.condition.asked([self.wish], task.data)
 
-    def prompts(self, task: Any) -> list[str]:
+    def words(self, task: Any) -> list[str]:
         """What each sample is to show."""
-        captions = [captions[0] for captions in task.captions()] if self.prompt is None else [self.prompt]
-        return [captions[i % len(captions)] for i in range(self.num)]
+        wishes = [words[0] for words in task.condition.wishes(task.data)] if self.wish is None else [self.wish]
+        return [wishes[i % len(wishes)] for i in range(self.num)]
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        prompts, sampler = self.prompts(task), self.sampler(task)
+        words, sampler = self.words(task), self.sampler(task)
         start = time.perf_counter()
-        states = task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
+        states = task.sample(parts.trained, words, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
         said = (
             f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance"
             f" {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {self.seed},"
             f" {time.perf_counter() - start:.1f} s with compilation"
         )
         images = states[-1] if self.trajectory else states
-        yield Images(images, prompts, said=said, arrays={"seed": self.seed})
+        yield Images(images, words, said=said, arrays={"seed": self.seed})
         if self.trajectory:
             yield Frames(states)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawPrompt(DrawImages):
+    """Draw samples of a text."""
+
+    prompt: str | None = None
+    """Text to draw; the captions of the training data in turn when not given."""
+
+    @property
+    def wish(self) -> str | None:
+        return self.prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawClass(DrawImages):
+    """Draw samples of a class."""
+
+    label: str | None = None
+    """Name of the class to draw, or its index; all classes in turn when not given."""
+
+    @property
+    def wish(self) -> str | None:
+        return self.label
+
+
 @dataclass(frozen=True)
 class DrawPreview:
-    """A grid of samples with four rows, and a column for each of up to ten captions of the data."""
+    """A grid of samples with four rows, and a column for each of up to ten things that the data has, or ten columns."""
 
     def check(self, task: Any) -> None:
         """Nothing is asked that could be wrong."""
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        prompts = [captions[0] for captions in task.captions()[:10]]
-        yield Images(task.sample(parts.trained, prompts * 4, seed=0), prompts * 4, columns=len(prompts))
+        wishes = [words[0] for words in task.condition.wishes(task.data)[:10]]
+        words = wishes * 4 if len(wishes) > 1 else wishes * 40
+        yield Images(task.sample(parts.trained, words, seed=0), words, columns=len(words) // 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeImages(Drawing):
-    """Measure samples whose prompts are the classes in turn, and each class' captions in turn."""
+    """Measure samples of what the data has, in turn."""
 
     num: int = 500
     """Number of samples."""
@@ -109,10 +161,10 @@ class JudgeImages(Drawing):
         self.sampler(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        sampler = self.sampler(task)
-        prompts, labels = prompts_in_turn(task.captions(), self.num)
-        samples = np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
-        yield Numbers(image_figures(task.data, samples, labels if task.data.class_names else None) | self.told(task))
+        words, labels = in_turn(task.condition.wishes(task.data), self.num)
+        samples = np.clip(task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task)), -1, 1)
+        asked = task.data.class_names and task.condition.asked_by != "nothing"
+        yield Numbers(image_figures(task.data, samples, labels if asked else None) | self.told(task))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +191,8 @@ class JudgeCaptions(Drawing):
         yield Numbers(figures | self.told(task))
 
 
-def prompts_in_turn(captions: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:
-    """`number` prompts and the index of the class of each: the classes in turn, and in each round the next caption."""
-    classes = np.arange(number) % len(captions)
-    rounds = np.arange(number) // len(captions)
-    return [captions[c][r % len(captions[c])] for c, r in zip(classes, rounds, strict=True)], classes
+def in_turn(wishes: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:
+    """`number` words and the index of the class of each: the classes in turn, and in each round its next words."""
+    classes = np.arange(number) % len(wishes)
+    rounds = np.arange(number) // len(wishes)
+    return [wishes[c][r % len(wishes[c])] for c, r in zip(classes, rounds, strict=True)], classes

@@ -1,4 +1,4 @@
-"""Laws of the text-to-image system: what its loss is, and that a sample is a function of seed, place and prompt."""
+"""Laws of the denoising system: what its loss is, and that a sample is a function of seed, place and wish."""
 
 from dataclasses import replace
 
@@ -14,8 +14,10 @@ from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
-from genjax.tasks import text_to_image
-from genjax.tasks.text_to_image import STRATA, Sampler, TextToImage
+from genjax.tasks import denoising
+from genjax.tasks.conditions import Nothing, Text
+from genjax.tasks.denoising import STRATA, Denoising, Sampler
+from genjax.tasks.spaces import Latents
 from genjax.training.optimizer import AdamW
 from genjax.training.state import initial_state
 from genjax.training.task import Train
@@ -59,7 +61,7 @@ def test_a_dropped_caption_is_the_empty_one(task, parts):
     batch = rows(task, 4)
     other = batch | {"tokens": batch["tokens"][::-1]}
     for rate, equal in ((1.0, True), (0.0, False)):
-        loss = jax.jit(replace(task, caption_dropout=rate).loss)
+        loss = jax.jit(replace(task, condition=replace(task.condition, dropout=rate)).loss)
         first, second = (float(loss(parts, each, keys(4), total(batch)).losses["loss"]) for each in (batch, other))
         assert (first == second) is equal
 
@@ -81,10 +83,10 @@ def test_a_sample_does_not_depend_on_its_batch(task, params, solver):
 @pytest.mark.parametrize("solver", [Euler(), Heun(), DPMpp2M()], ids=lambda solver: type(solver).__name__)
 def test_each_sampler_compiles_once(task, params, solver):
     sampler = replace(task.sampler, solver=solver)
-    before = text_to_image._draw._cache_size()
+    before = denoising._draw._cache_size()
     for seed, guidance in ((0, 2.0), (1, 3.0), (2, 2.0)):
         task.sample(params, ["seven"] * 5, seed=seed, sampler=replace(sampler, guidance=guidance), batch_size=5)
-    assert text_to_image._draw._cache_size() == before + 1
+    assert denoising._draw._cache_size() == before + 1
 
 
 def test_guidance_one_is_the_conditional_prediction_at_half_the_cost(task, params):
@@ -103,7 +105,7 @@ def test_a_trajectory_goes_from_noise_to_the_samples(task, params):
 
 def test_the_network_computes_in_the_policy_and_returns_float32(task, params):
     def run(task):
-        condition = task.encode(params, task.tokenize(["one", "two"]))
+        condition = task.encode(params, task.condition.asked(["one", "two"], task.data))
         return condition, task.predict(params, jnp.ones((2, 8, 8, 1)), jnp.array([0.2, 0.8]), condition)
 
     (context, pooled), output = jax.jit(run, static_argnums=0)(replace(task, train=Train(precision="bf16")))
@@ -124,12 +126,15 @@ def test_the_validation_loss_is_fixed_and_named_by_time(task, parts):
 
 def test_samples_are_not_clipped_where_they_are_latents(task, params):
     """Pixels lie in [-1, 1], latents do not; clipping is a matter of showing pictures."""
-    samples = task.sample(jax.tree.map(lambda leaf: 3 * leaf, params), ["seven"] * 4, seed=0)
-    assert np.abs(samples).max() > 1
+    large = jax.tree.map(lambda leaf: 3 * leaf, params)
+    latents = replace(task, space=Latents()).sample(large, ["seven"] * 4, seed=0)
+    assert np.abs(latents).max() > 1
+    np.testing.assert_allclose(task.sample(large, ["seven"] * 4, seed=0), np.clip(latents, -1, 1), atol=1e-5)
 
 
 def test_captions_name_the_classes_in_order(task):
-    assert [captions[0].split()[-1] for captions in task.captions()] == list(task.data.class_names)
+    wishes = task.condition.wishes(task.data)
+    assert [captions[0].split()[-1] for captions in wishes] == list(task.data.class_names)
 
 
 @pytest.mark.parametrize("devices", [2, 4])
@@ -161,7 +166,7 @@ _TRAINED = {}
 
 MISFITS = {
     "model.channels is 3": {"model": MMDiT(channels=3)},
-    "caption_dropout": {"caption_dropout": 1.5},
+    "guidance is 2, and a condition of Nothing has no null": {"condition": Nothing()},
     "time_shift": {"time_shift": 0.0},
     "an image side of 8 is not a multiple of patch_size = 3": {"model": MMDiT(channels=1, patch_size=3)},
     "does not fit into pos_embed_max_size = 2": {"model": MMDiT(channels=1, pos_embed_max_size=2)},
@@ -169,8 +174,8 @@ MISFITS = {
     "depth of MMDiT is at least 1": {"model": MMDiT(channels=1, depth=0)},
     "dual_attention_layers of MMDiT is at least 0": {"model": MMDiT(channels=1, dual_attention_layers=-1)},
     "pos_embed_base_size of MMDiT is at least 1": {"model": MMDiT(channels=1, pos_embed_base_size=0)},
-    "takes at most 3": {"text": ByteEncoder(max_length=3)},
-    "width 64 cannot have 3 heads": {"text": ByteEncoder(num_heads=3)},
+    "takes at most 3": {"condition": Text(ByteEncoder(max_length=3))},
+    "width 64 cannot have 3 heads": {"condition": Text(ByteEncoder(num_heads=3))},
     "data.path": {"data": Npz()},
 }
 
@@ -193,7 +198,7 @@ def test_a_prompt_that_is_too_long_is_refused(task, params):
 
 
 def test_the_default_system_is_the_published_one():
-    assert TextToImage().model.num_heads * TextToImage().model.head_dim == 1536
+    assert Denoising().model.num_heads * Denoising().model.head_dim == 1536
 
 
 def test_without_classes_captions_are_of_training_images_from_all_over(task, tmp_path):
@@ -201,7 +206,7 @@ def test_without_classes_captions_are_of_training_images_from_all_over(task, tmp
     np.savez(tmp_path / "pairs.npz", **pairs)
     data = Npz(path=str(tmp_path / "pairs.npz"))
     trained = [data.source("train")[i]["captions"] for i in range(len(data.source("train")))]
-    captions = replace(task, data=data).captions()
+    captions = task.condition.wishes(data)
     assert len(captions) == 10 and captions == sorted(captions, key=trained.index)
     assert trained.index(captions[-1]) >= 0.8 * len(trained)
 
@@ -220,6 +225,6 @@ def test_pictures_that_cannot_be_read_are_passed_over_where_a_run_is_looked_at(t
     there = [example["image"] for example in sources["test"] if example is not None]
     np.testing.assert_array_equal([row["image"] for row in rows], there)
     assert np.isfinite(torn.validate(parts)["validation_loss"])
-    captions = torn.captions()
+    captions = torn.condition.wishes(torn.data)
     assert len(captions) == 10
     assert set(captions) <= {example["captions"] for example in sources["train"] if example is not None}

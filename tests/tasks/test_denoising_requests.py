@@ -1,4 +1,4 @@
-"""Laws of what a text-to-image system is asked: the doors give what the system samples, and how it was drawn."""
+"""Laws of what a denoising system is asked: the doors give what the system samples, and how it was drawn."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 
 from genjax.data import Npz
 from genjax.errors import InputError
-from genjax.tasks import text_to_image_requests
-from genjax.tasks.text_to_image_requests import DrawImages, JudgeCaptions, JudgeImages, prompts_in_turn
+from genjax.tasks import denoising_requests
+from genjax.tasks.denoising_requests import DrawPrompt, JudgeCaptions, JudgeImages, in_turn
 
 
 def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
@@ -28,7 +28,7 @@ def test_what_is_drawn_at_the_door_is_what_the_system_samples(task, parts):
 
 
 def test_without_a_prompt_the_captions_are_drawn_in_turn(task):
-    prompts = replace(task.request("sample"), num=12).prompts(task)
+    prompts = replace(task.request("sample"), num=12).words(task)
     assert prompts[:2] == ["a handwritten zero", "a handwritten one"]
     assert prompts[10] == prompts[0]
 
@@ -40,10 +40,10 @@ def test_the_evaluation_says_how_the_samples_were_drawn(task, parts):
     assert 0 <= figures.values["conditional_accuracy"] <= 1
 
 
-@pytest.mark.parametrize(("request_of", "wrong"), [(DrawImages, {"num": 0}), (DrawImages, {"prompt": "x" * 99}),
-                         (DrawImages, {"steps": 0}), (JudgeImages, {"num": 1})])  # fmt: skip
+@pytest.mark.parametrize(("request_of", "wrong"), [(DrawPrompt, {"num": 0}), (DrawPrompt, {"prompt": "x" * 99}),
+                         (DrawPrompt, {"steps": 0}), (JudgeImages, {"num": 1})])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_of, wrong):
-    door = "sample" if request_of is DrawImages else "evaluate"
+    door = "sample" if request_of is DrawPrompt else "evaluate"
     request = replace(task.request(door), **wrong)
     assert isinstance(request, request_of)
     with pytest.raises(InputError):
@@ -51,7 +51,7 @@ def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_o
 
 
 def test_prompts_take_classes_and_captions_in_turn():
-    prompts, classes = prompts_in_turn([("a", "A"), ("b", "B")], 5)
+    prompts, classes = in_turn([("a", "A"), ("b", "B")], 5)
     assert prompts == ["a", "b", "A", "B", "a"]
     assert classes.tolist() == [0, 1, 0, 1, 0]
 
@@ -68,7 +68,7 @@ def test_without_classes_captions_are_judged(task, parts, monkeypatch, tmp_path)
         seen.update(number=number, judge_steps=judge_steps, drawn=draw(["seven", "one"]))
         return {"retrieval_of_trained_captions": 0.5}
 
-    monkeypatch.setattr(text_to_image_requests, "caption_figures", figures)
+    monkeypatch.setattr(denoising_requests, "caption_figures", figures)
     (told,) = replace(asked, num=3, judge_steps=7)(task, parts)
     assert (seen["number"], seen["judge_steps"]) == (3, 7)
     np.testing.assert_allclose(

@@ -1,0 +1,246 @@
+"""Images by denoising: diffusion and flow models, from DDPM to Stable Diffusion 3, as one composition.
+
+Here the network, the mathematics and the data meet. Training minimises, over images x_0, conditions c, times and noise,
+
+    E |network(x_t, t, c) - target(x_0, eps, t)|^2,        x_t = alpha(t) x_0 + sigma(t) eps,
+
+with the condition replaced by its null now and then, so that the same network serves classifier-free guidance. Each
+part is chosen by itself: what the network is told (`condition`), where it works (`space`), how data turns into noise
+(`process`), what is predicted (`prediction`), at which times (`times`), and how samples are drawn (`sampler`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from genjax.data import Images, LabelledImages, in_blocks, stacked
+from genjax.diffusion.guidance import classifier_free_guidance
+from genjax.diffusion.losses import denoising_loss
+from genjax.diffusion.predictions import Prediction, Velocity
+from genjax.diffusion.process import Process, RectifiedFlow
+from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
+from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
+from genjax.errors import InputError
+from genjax.keys import row_keys
+from genjax.models.denoising_network import DenoisingNetwork
+from genjax.models.mmdit import MMDiT
+from genjax.parallel.rules import by_rows, unbox
+from genjax.runs.outputs import Door, Request
+from genjax.runs.parts import Parts
+from genjax.tasks.conditions import Condition, Text
+from genjax.tasks.denoising_requests import request
+from genjax.tasks.spaces import Pixels, Space
+from genjax.training.precision import POLICIES, cast
+from genjax.training.task import FREE, Sums, Task
+
+__all__ = ["STRATA", "Denoising", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How samples are drawn."""
+
+    solver: Solver = Euler()
+    """Solver of the probability-flow ODE."""
+    steps: int = 28
+    """Number of its steps."""
+    guidance: float = 5.0
+    """Scale w of classifier-free guidance, u + w (c - u); 1 is none, and costs half."""
+    shift: float = 3.0
+    """Shift of the times towards noise, for high resolutions; 1 is none."""
+    spacing: Literal["uniform", "sd3"] = "uniform"
+    """Grid of times: uniform before the shift, or the table of the released SD3 code."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise InputError(f"the number of sampling steps is at least 1, not {self.steps}")
+        if not self.shift > 0:
+            raise InputError(f"the shift of the sampling times is positive, not {self.shift}")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for one sample (NFE), the two of guidance counted."""
+        return self.steps * self.solver.evaluations_per_step * (1 if self.guidance == 1 else 2)
+
+    def times(self) -> np.ndarray:
+        """The steps + 1 times from noise to data."""
+        return sampling_times(self.steps, shift=self.shift, spacing=self.spacing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising(Task):
+    """A system that draws images by denoising."""
+
+    model: DenoisingNetwork = field(default_factory=MMDiT)
+    condition: Condition = Text()
+    space: Space = Pixels()
+    process: Process = RectifiedFlow()
+    prediction: Prediction = Velocity()
+    times: TimeDensity = LogitNormal()
+    time_shift: float = 1.0
+    """Shift of the training times towards noise; 1 is none."""
+    sampler: Sampler = field(default=Sampler(), metadata=FREE)
+    data: LabelledImages = Images()
+
+    def check(self) -> None:
+        """Raise InputError where the parts of the config do not fit each other."""
+        if not self.time_shift > 0:
+            raise InputError(f"time_shift is positive, not {self.time_shift}")
+        channels = self.data.image_shape[-1]
+        if channels != self.model.channels:
+            raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
+        self.condition.check(self.data)
+        self.check_sampler(self.sampler)
+        super().check()
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise InputError where samples cannot be drawn so."""
+        if sampler.guidance != 1 and not self.condition.has_null:
+            kind = type(self.condition).__name__
+            raise InputError(
+                f"guidance is {sampler.guidance:g}, and a condition of {kind} has no null: only 1 is accepted"
+            )
+
+    # ------------------------------------------------------------------ training
+
+    def init(self, key: Key[Array, ""]) -> Parts:
+        """Fresh parts; `trained` is {"model": ...} and what the condition learns."""
+        model_key, condition_key = jax.random.split(key)
+        learnt = self.condition.init(condition_key, self.data)
+        condition = self.condition.encode(unbox(learnt), self.condition.null(self.data), jnp.float32)
+        model = self.model.init(model_key, jnp.zeros((1, *self.data.image_shape)), jnp.zeros(1), *condition)
+        return Parts({"model": model["params"]} | learnt)
+
+    def prepare(self, example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A row of a batch: the image, and what it is conditioned on."""
+        return {"image": example["image"]} | self.condition.row(example, rng)
+
+    def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
+        """The denoising loss, at one time and noise per sample."""
+        x_0 = self.space.to_x_0(batch["image"])
+        time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
+        t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys)), self.time_shift)
+        eps = _per_sample(jax.random.normal, noise_keys, x_0.shape[1:])
+        dropped = _per_sample(partial(jax.random.bernoulli, p=self.condition.dropout), drop_keys)
+        null = self.condition.null(self.data)
+        chosen = jax.vmap(jnp.where, in_axes=(0, None, 0))
+        rows = {name: chosen(dropped, row[0], batch[name]) for name, row in null.items()}
+
+        losses = self.losses(parts.trained, x_0, self.encode(parts.trained, rows), eps, t)
+        return Sums({"loss": losses.sum() / totals["rows"]})
+
+    def losses(
+        self,
+        trained: PyTree[Array],
+        x_0: Float[Array, "B H W C"],
+        condition: tuple[Array, ...],
+        eps: Float[Array, "B H W C"],
+        t: Float[Array, " B"],
+    ) -> Float[Array, " B"]:
+        """The loss of each row at its noise and time."""
+        return denoising_loss(
+            lambda x, t: self.predict(trained, x, t, condition), self.process, self.prediction, x_0, eps, t
+        )
+
+    # ------------------------------------------------------------------ the network, in the precision of the policy
+
+    def encode(self, trained: PyTree[Array], rows: dict[str, Array]) -> tuple[Array, ...]:
+        """What the network takes after (x_t, t)."""
+        return self.condition.encode(trained, rows, POLICIES[self.train.precision].compute)
+
+    def predict(
+        self, trained: PyTree[Array], x_t: Float[Array, "B H W C"], t: Float[Array, " B"], condition: tuple[Array, ...]
+    ) -> Float[Array, "B H W C"]:
+        """The network's prediction, float32."""
+        policy = POLICIES[self.train.precision]
+        weights = {"params": cast(trained["model"], policy.compute)}
+        return self.model.apply(weights, x_t.astype(policy.compute), t, *condition).astype(policy.accumulate)
+
+    # ------------------------------------------------------------------ sampling
+
+    def sample(
+        self,
+        trained: PyTree[Array],
+        words: Sequence[str],
+        *,
+        seed: int,
+        sampler: Sampler | None = None,
+        trajectory: bool = False,
+        batch_size: int = 64,
+    ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
+        """One image or latent for each of the words; with `trajectory`, all steps + 1 states of each, from noise on.
+
+        Sample i depends on (seed, i, words i) alone, not on the batch. Raises InputError for words that stand for
+        nothing, such as a prompt that is longer than the text encoder takes.
+        """
+        sampler = sampler or self.sampler
+        self.check_sampler(sampler)
+        rows, index = self.condition.asked(words, self.data), np.arange(len(words))
+        guided, times = sampler.guidance != 1, sampler.times()
+
+        def draw(index, *arrays):
+            asked = dict(zip(rows, arrays, strict=True))
+            return _draw(self, sampler.solver, guided, trajectory, trained, asked, seed, index, sampler.guidance, times)
+
+        size = min(batch_size, len(words))
+        return in_blocks(draw, index, *rows.values(), size=size, axis=1 if trajectory else 0)
+
+    # ------------------------------------------------------------------ what people look at
+
+    def request(self, door: Door) -> Request:
+        """Samples, their evaluation, or a grid of four rows with a column for each of up to ten wishes."""
+        return request(self, door)
+
+    def validate(self, parts: Parts) -> dict[str, float]:
+        """Loss on fixed images, conditions and noise at eight equally spaced times, and their mean.
+
+        `validation_loss/t=0.4375` and so on; at the centres of eight strata, of 256 held-out images at most.
+        """
+        rows = stacked(islice(self.fixed_rows("test"), 256))
+        losses = by_rows(partial(_stratum_losses, self), parts.trained, rows)
+        names = [f"validation_loss/t={t:.4f}" for t in STRATA]
+        return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
+
+
+STRATA = (np.arange(8) + 0.5) / 8
+"""Times at which the validation loss is taken."""
+
+
+def _per_sample(draw, keys, *args):
+    return jax.vmap(lambda key: draw(key, *args))(keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(task: Denoising, solver, guided, trajectory, trained, rows, seed, index, guidance, times):
+    """A batch of samples; one compilation per solver, number of steps and batch size."""
+    condition = task.encode(trained, rows)
+    denoiser = partial(task.predict, trained)
+    if guided:
+        null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
+        denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance)
+
+    def denoised(x, t):
+        return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
+
+    noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
+    return task.space.to_image(integrate(solver, task.process, denoised, noise, times, trajectory=trajectory))
+
+
+@partial(jax.jit, static_argnums=0)
+def _stratum_losses(task: Denoising, trained, rows):
+    """The mean loss at each stratum, with the same noise for the same image in all of them."""
+    x_0 = task.space.to_x_0(rows["image"])
+    condition = task.encode(trained, rows)
+    eps = _per_sample(jax.random.normal, row_keys(0, jnp.arange(len(x_0))), x_0.shape[1:])
+
+    def at(t):
+        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()
+
+    return jax.lax.map(at, jnp.asarray(STRATA, jnp.float32))
