@@ -92,8 +92,8 @@ class Checkpoints:
         with ocp.CheckpointManager(self._directory, options=options) as reader:
 
             def read():
-                read = reader.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
-                return {name: read[name] for name in asked}, read.record
+                held = reader.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
+                return {name: held[name] for name in asked}, held.record
 
             def compare():
                 if found != {name: record["fingerprints"][name] for name in asked}:
