@@ -38,8 +38,9 @@ class Checkpoint:
     """Write in the background while training goes on."""
 
     def __post_init__(self):
-        if self.every < 1 or self.keep < 1:
-            raise InputError(f"checkpoint.every and checkpoint.keep are at least 1, not {self.every} and {self.keep}")
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
 
 
 class Restored(NamedTuple):

@@ -57,9 +57,9 @@ class Sampler:
 
     def __post_init__(self):
         if self.steps < 1:
-            raise InputError(f"the number of sampling steps is at least 1, not {self.steps}")
+            raise InputError(f"steps is the number of sampling steps, at least 1, not {self.steps}")
         if not self.shift > 0:
-            raise InputError(f"the shift of the sampling times is positive, not {self.shift}")
+            raise InputError(f"shift of the sampling times is positive, not {self.shift}")
 
     @property
     def evaluations(self) -> int:

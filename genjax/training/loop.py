@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from rich.console import Console
 
 from genjax.data.loader import Loader
-from genjax.errors import InputError
+from genjax.errors import InputError, placed
 from genjax.parallel.host import Agreement, ending_all, on_the_first, together, whole
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import batch_shards, batch_share, shard_batch
@@ -135,15 +135,19 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
 
 def _looked_at(task: Task, directory: Path) -> tuple[jax.sharding.Mesh, tuple[int, int], "StartingPoints", Loader]:
     """All that a process can refuse by itself, before anything is written."""
+    train = task.train
+    with placed("data", type(task.data)):
+        source = task.data.source("train")
     task.check()
-    train, mesh = task.train, task.mesh.build()
+    with placed("mesh", type(task.mesh)):
+        mesh = task.mesh.build()
+        share = batch_share(mesh)
     _check_division(task, mesh)
-    share = batch_share(mesh)
     if (saved := steps_saved(directory)) and saved[-1] > train.steps:
         raise InputError(f"{directory} has been trained for {saved[-1]} steps, more than train.steps = {train.steps}")
     begins = starting_points(task, directory)
     loader = Loader(
-        task.data.source("train"),
+        source,
         batch_size=train.batch_size,
         seed=train.seed,
         transform=task.prepare,

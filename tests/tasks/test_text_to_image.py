@@ -171,7 +171,7 @@ MISFITS = {
     "pos_embed_base_size of MMDiT is at least 1": {"model": MMDiT(channels=1, pos_embed_base_size=0)},
     "takes at most 3": {"text": ByteEncoder(max_length=3)},
     "width 64 cannot have 3 heads": {"text": ByteEncoder(num_heads=3)},
-    "data.path": {"data": Npz()},
+    "path is not set": {"data": Npz()},
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from genjax import config
+from genjax.data import Npz
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
 from genjax.models.byte_encoder import ByteEncoder
@@ -320,7 +321,8 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     [
         (replace(TASK, train=replace(TRAIN, batch_size=9, accumulate=2)), "does not split evenly over 1 devices times"),
         (replace(TASK, model=TASK.model.clone(channels=3)), "model.channels is 3"),
-        (replace(TASK, mesh=Mesh(data=99)), "mesh.data is 99"),
+        (replace(TASK, mesh=Mesh(data=99)), "^mesh.data is 99"),
+        (replace(TASK, data=Npz("nowhere.npz")), "^data.path: nowhere.npz does not exist"),
         (replace(TASK, train=replace(TRAIN, start=Source("nowhere"))), "nowhere is not a run directory"),
     ],
 )
