@@ -167,12 +167,11 @@ class TextToImage(Task):
         sampler = sampler or self.sampler
         tokens = self.tokenize(prompts)
         guided, times = sampler.guidance != 1, sampler.times()
-
-        def draw(rows, index):
-            return _draw(self, sampler.solver, guided, trajectory, params, rows, seed, index, sampler.guidance, times)
-
+        draw = partial(
+            _draw, self, sampler.solver, guided, trajectory, seed=seed, guidance=sampler.guidance, times=times
+        )
         index, size = np.arange(len(prompts)), min(batch_size, len(prompts))
-        return in_blocks(draw, tokens, index, size=size, axis=1 if trajectory else 0)
+        return in_blocks(partial(by_rows, draw, params), tokens, index, size=size, axis=1 if trajectory else 0)
 
     # ------------------------------------------------------------------ what people look at
 
@@ -222,7 +221,7 @@ def _per_sample(draw, keys, *args):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, index, guidance, times):
+def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, index, *, seed, guidance, times):
     """A batch of samples; one compilation per solver, number of steps and batch size."""
     condition = task.encode(params, tokens)
     denoiser = partial(task.predict, params)
