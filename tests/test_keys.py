@@ -38,7 +38,7 @@ IMPOSSIBLE = [-1, LARGEST_SEED + 1, 2**64, 10**30, -(10**30)]
 
 @pytest.mark.parametrize("seed", IMPOSSIBLE)
 def test_any_other_seed_is_refused_at_every_door(seed):
-    with pytest.raises(InputError, match=f"^train.seed is from 0 to {LARGEST_SEED}, not {seed}$"):
+    with pytest.raises(InputError, match=f"^seed is from 0 to {LARGEST_SEED}, not {seed}$"):
         Train(seed=seed)
     for run in ("sd3-nano", "gan-digits", "lm-nano"):
         for door, options in {"sample": sample.Options(), "evaluate": evaluate.Options()}.items():

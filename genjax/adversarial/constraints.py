@@ -64,7 +64,7 @@ class WeightClipping(Unconstrained):
 
     def __post_init__(self) -> None:
         if not self.limit > 0:
-            raise InputError(f"weights are clipped to a limit above 0, not to {self.limit}")
+            raise InputError(f"limit of clipped weights is above 0, not {self.limit}")
 
     def project(self, params: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
         return jax.tree.map(lambda p: jnp.clip(p, -self.limit, self.limit), params)

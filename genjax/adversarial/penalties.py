@@ -68,7 +68,7 @@ class Priced:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
-            raise InputError(f"penalty.weight is a price, 0 or more, not {self.weight}")
+            raise InputError(f"weight is a price, 0 or more, not {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class GradientPenalty(Priced):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.target < math.inf:
-            raise InputError(f"penalty.target is a slope, 0 or more, not {self.target}")
+            raise InputError(f"target is a slope, 0 or more, not {self.target}")
 
     def __call__(
         self, critic: Critic, real: Float[Array, "B *shape"], fake: Float[Array, "B *shape"], keys: Key[Array, " B"]

@@ -43,7 +43,10 @@ def load(spec: str) -> tuple[Any, str]:
     if variant not in variants:
         near = did_you_mean(variant, variants)
         raise InputError(f"{file} has no variant {variant!r} (it has {', '.join(variants)}){near}")
-    config = variants[variant]()
+    try:
+        config = variants[variant]()
+    except InputError as error:
+        raise InputError(f"variant {variant!r} of {file} cannot be built: {error}") from None
     if not is_record(config):
         raise InputError(f"variant {variant!r} of {file} returns no config, a dataclass, but {config!r}")
     for own in (kind for kind in _types(config) if kind.__module__ == module.__name__):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 
 from genjax.config.hints import alternatives, did_you_mean, join, same_spelling
-from genjax.errors import InputError
+from genjax.errors import InputError, placed
 
 __all__ = [
     "GENJAX",
@@ -89,18 +89,14 @@ def _default(field: dataclasses.Field) -> Callable[[], Any] | None:
 def construct(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """`kind(**values)`. Raises `InputError` where a field without a default is not among the values.
 
-    A kind knows its fields, and not where it stands: a refusal that begins with the name of a field is told with
-    `where` before it, as `critic_optimizer.learning_rate of Adam is positive, not -1.0`.
+    A refusal that begins with the name of a field is told with `where` before it (`placed`), as in
+    `critic_optimizer.learning_rate of Adam is positive, not -1.0`.
     """
     for name, field in fields(kind).items():
         if field.required and name not in values:
             raise InputError(f"{join(where, name)} is missing: {type_name(kind)} needs it and has no default for it")
-    try:
+    with placed(where, kind):
         return kind(**values)
-    except InputError as error:
-        if where and str(error).partition(" ")[0] in fields(kind):
-            raise InputError(join(where, str(error))) from None
-        raise
 
 
 def type_name(kind: type) -> str:

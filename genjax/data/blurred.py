@@ -59,7 +59,7 @@ class Blurred(PlaneDensity):
         yield from super()._laws()
         yield (
             0.01 <= self.noise < math.inf,
-            f"data.noise is {self.noise}; it must be 0.01 or more, for only what is blurred has a density",
+            f"noise is {self.noise}; it must be 0.01 or more, and finite, for only what is blurred has a density",
         )
 
 
@@ -119,6 +119,10 @@ class EightGaussians(Modes):
         angles = np.arange(8) * math.pi / 4
         return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
+    def _laws(self) -> Iterator[tuple[bool, str]]:
+        yield from super()._laws()
+        yield from self._positive("radius")  # Otherwise there is one mode, and not eight.
+
 
 @dataclass(frozen=True)
 class TwentyFiveGaussians(Modes):
@@ -134,6 +138,10 @@ class TwentyFiveGaussians(Modes):
         """Their centres, from (-2, -2) to (2, 2) times the spacing."""
         steps = self.spacing * np.arange(-2.0, 3.0)
         return np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def _laws(self) -> Iterator[tuple[bool, str]]:
+        yield from super()._laws()
+        yield from self._positive("spacing")  # Otherwise there is one mode, and not twenty-five.
 
 
 @dataclass(frozen=True)
@@ -184,8 +192,8 @@ class Rings(Blurred):
     def _laws(self) -> Iterator[tuple[bool, str]]:
         yield from super()._laws()
         yield (
-            len(self.radii) > 0 and min(self.radii) >= 0,
-            f"data.radii is {self.radii}; expected one radius or more, none of them negative",
+            len(self.radii) > 0 and all(0 <= radius < math.inf for radius in self.radii),
+            f"radii is {self.radii}; expected one radius or more, none of them negative or infinite",
         )
 
 

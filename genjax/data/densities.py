@@ -95,10 +95,13 @@ class PlaneDensity(abc.ABC):
         """Differential entropy in nats."""
 
     def _laws(self) -> Iterator[tuple[bool, str]]:
-        yield (
-            min(self.points, self.test_points) >= 1,
-            f"data.points is {self.points} and data.test_points is {self.test_points}; each must be 1 or more",
-        )
+        for name in ("points", "test_points"):
+            yield getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more"
+
+    def _positive(self, *names: str) -> Iterator[tuple[bool, str]]:
+        """The law that these fields are positive numbers."""
+        for name in names:
+            yield 0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; it must be above 0, and finite"
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,8 @@ class Pinwheel(PlaneDensity):
 
     def _laws(self) -> Iterator[tuple[bool, str]]:
         yield from super()._laws()
-        for name in ("radial", "tangential", "scale", "arms"):
-            yield getattr(self, name) > 0, f"data.{name} is {getattr(self, name)}; it must be above 0"
+        yield from self._positive("radial", "tangential", "scale", "arms")
+        yield math.isfinite(self.rate), f"rate is {self.rate}; it must be finite"
 
 
 def _turned(points: Float[np.ndarray, "N 2"], angles: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N 2"]:
@@ -186,7 +189,7 @@ class Checkerboard(PlaneDensity):
 
     def _laws(self) -> Iterator[tuple[bool, str]]:
         yield from super()._laws()
-        yield self.side > 0, f"data.side is {self.side}; it must be above 0"
+        yield from self._positive("side")
 
 
 def grid_entropy(log_density, low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"], step: float) -> float:

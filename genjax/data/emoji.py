@@ -75,7 +75,7 @@ class Emoji:
 
     def __post_init__(self):
         if not 1 <= self.size <= 1024:
-            raise InputError(f"data.size is {self.size}; emoji are drawn at 1 to 1024 pixels.")
+            raise InputError(f"size is {self.size}; emoji are drawn at 1 to 1024 pixels.")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -113,7 +113,7 @@ def split_items(items: Sequence[Item], test_fraction: float, split: Split) -> li
     are two or more. Raises `InputError` when the fraction is not in [0, 1) or the split is empty.
     """
     if not 0 <= test_fraction < 1:
-        raise InputError(f"data.test_fraction is {test_fraction}; it must be at least 0 and below 1.")
+        raise InputError(f"test_fraction is {test_fraction}; it must be at least 0 and below 1.")
     count = len(items)
     test_count = min(max(1, round(test_fraction * count)), count - 1) if test_fraction and count else 0
     # numpy promises that RandomState never changes its stream, and makes no such promise for Generator.
@@ -121,7 +121,7 @@ def split_items(items: Sequence[Item], test_fraction: float, split: Split) -> li
     chosen = np.sort(order[:test_count] if split == "test" else order[test_count:])
     if not len(chosen):
         raise InputError(
-            f"the {split} split is empty: there are {count} examples and data.test_fraction is {test_fraction}."
+            f"the {split} split is empty: there are {count} examples and test_fraction is {test_fraction}."
         )
     return [items[index] for index in chosen]
 
@@ -129,7 +129,7 @@ def split_items(items: Sequence[Item], test_fraction: float, split: Split) -> li
 def existing_path(path: str | None, expected: str) -> Path:
     """`path` as a Path. Raises `InputError` when it is None or nothing is there; `expected` says what should be."""
     if path is None:
-        raise InputError(f"data.path is not set: it must name {expected}.")
+        raise InputError(f"path is not set: it must name {expected}.")
     if not Path(path).exists():
-        raise InputError(f"data.path: {path} does not exist; it must name {expected}.")
+        raise InputError(f"path: {path} does not exist; it must name {expected}.")
     return Path(path)

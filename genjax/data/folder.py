@@ -27,7 +27,7 @@ class ImageFolder(Pairs):
         """Every image of the folder, by name or in the order of `metadata.jsonl`."""
         root = existing_path(self.path, "a folder of images with captions")
         if not root.is_dir():
-            raise InputError(f"data.path: {root} is not a folder.")
+            raise InputError(f"path: {root} is not a folder.")
         metadata = root / METADATA
         return _from_metadata(root, metadata) if metadata.is_file() else _from_files(root)
 

@@ -74,10 +74,10 @@ class Images(PairOptions):
     def _refuse_what_is_fixed(self, found: LabelledImages, given: set[str]) -> None:
         """Raise InputError for the fields `given` that the digits, an Npz or an Idx cannot follow."""
         what = "the embedded digits" if self.path is None else self.path
-        instead = "; name images of your own with data.path" if self.path is None else ""
+        instead = "; name images of your own with path" if self.path is None else ""
         lacking = sorted(given - {"image_size", "channels"})
         if lacking:
-            names = ", ".join(f"data.{name} = {getattr(self, name)}" for name in lacking)
+            names = ", ".join(f"{name} = {getattr(self, name)}" for name in lacking)
             raise InputError(
                 f"{names} changes nothing of {what}, read as {type(found).__name__}: leave it out{instead}."
             )
@@ -86,7 +86,7 @@ class Images(PairOptions):
         height, width, channels = found.image_shape
         sizes_fit = self.image_size in (None, height) and self.image_size in (None, width)
         if not (sizes_fit and self.channels in (None, channels)):
-            asked = ", ".join(f"data.{name} = {getattr(self, name)}" for name in sorted(given))
+            asked = ", ".join(f"{name} = {getattr(self, name)}" for name in sorted(given))
             raise InputError(
                 f"{asked} was asked for, but the images of {what} are {height}x{width} with {channels}"
                 f" channel{'s' * (channels != 1)}, and are not resized{instead}."

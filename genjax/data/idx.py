@@ -37,6 +37,10 @@ class Idx:
     templates: tuple[str, ...] = TEMPLATES
     """Captions of an image, with {name} for the name of its class."""
 
+    def __post_init__(self):
+        if not self.templates:
+            raise InputError('templates is empty; expected at least one caption like "a photo of a {name}".')
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of every image, as the training file says."""
@@ -44,8 +48,6 @@ class Idx:
 
     def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split, which the files decide."""
-        if not self.templates:
-            raise InputError('data.templates is empty; expected at least one caption like "a photo of a {name}".')
         images, labels = self._train if split == "train" else self._open(split)
         captions = [captions_for(name, self.templates) for name in self.class_names]
 
@@ -69,7 +71,7 @@ class Idx:
             raise InputError(f"{files['labels']}: has {len(labels)} labels for {len(images)} images.")
         if labels.max() >= len(self.class_names):
             raise InputError(
-                f"{files['labels']}: has the label {labels.max()}, but data.class_names has only"
+                f"{files['labels']}: has the label {labels.max()}, but class_names has only"
                 f" {len(self.class_names)} names."
             )
         return images, labels

@@ -95,4 +95,4 @@ def _laws(arrays: dict[str, np.ndarray], names: int) -> Iterator[tuple[bool, str
         )
         low, high = int(labels.min()), int(labels.max())
         yield low >= -1, f"labels has {low}; expected indices, or -1 where unknown"
-        yield not names or high < names, f"labels has {high}, but data.class_names has only {names} names"
+        yield not names or high < names, f"labels has {high}, but class_names has only {names} names"

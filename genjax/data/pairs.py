@@ -66,10 +66,19 @@ class PairOptions:
     test_fraction: float = 0.05
     """Share of the images held out as the test split, always the same ones."""
 
+    def __post_init__(self):
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"image_size is {self.image_size}; it must be 1 or more.")
+
 
 @dataclass(frozen=True)
 class Pairs(PairOptions, abc.ABC):
     """Images of any size with captions, fitted to squares of `image_size`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.channels not in MODES:
+            raise InputError(f"channels is {self.channels}; it must be 1 or 3.")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -95,17 +104,12 @@ class Pairs(PairOptions, abc.ABC):
 
     @cached_property
     def _index(self) -> list[Pair | InputError]:
-        if self.image_size < 1 or self.channels not in MODES:
-            raise InputError(
-                f"data.image_size is {self.image_size} and data.channels is {self.channels};"
-                " the size must be 1 or more, the channels 1 or 3."
-            )
         items = list(self.find())
         problems = [item for item in items if isinstance(item, InputError)]
         if problems and (self.on_bad == "error" or len(problems) == len(items)):
             raise problems[0]
         if not items:
-            raise InputError(f"data.path: there are no images with captions in {self.path}.")
+            raise InputError(f"path: there are no images with captions in {self.path}.")
         return items
 
     def _read(self, item: Pair | InputError) -> ImageExample:

@@ -42,7 +42,7 @@ def _shards(path: str | None) -> list[str]:
         place = existing_path(path, EXPECTED)
         shards = sorted(map(str, place.glob("*.tar"))) if place.is_dir() else [str(place)]
     if not shards:
-        raise InputError(f"data.path: {path} has no .tar shards; it must name {EXPECTED}.")
+        raise InputError(f"path: {path} has no .tar shards; it must name {EXPECTED}.")
     return shards
 
 

@@ -82,9 +82,9 @@ class Text:
 
     def __post_init__(self):
         if self.length < 2:
-            raise InputError(f"data.length is {self.length}; a row that predicts a token has at least 2.")
+            raise InputError(f"length is {self.length}; a row that predicts a token has at least 2.")
         if not 0 < self.test_fraction < 1:
-            raise InputError(f"data.test_fraction is {self.test_fraction}; it must be above 0 and below 1.")
+            raise InputError(f"test_fraction is {self.test_fraction}; it must be above 0 and below 1.")
 
     @property
     def tokenizer(self) -> ByteTokenizer:
@@ -144,7 +144,7 @@ def _held_out(documents: list[Document], fraction: float, where: str) -> dict[Sp
     names = sorted({document.name for document in documents}, key=_hash)
     if len(names) < 2:
         raise InputError(
-            f"data.path: {where} has {len(names)} documents with text in them; at least two are needed, one of them to "
+            f"path: {where} has {len(names)} documents with text in them; at least two are needed, one of them to "
             "hold out."
         )
     count = sum(_hash(name) < fraction for name in names)
@@ -164,7 +164,7 @@ def _cut(path: Path, fraction: float) -> dict[Split, list[bytes]]:
     data = _read(path)
     at = len(data) - max(1, round(fraction * len(data)))
     if at < 1:
-        raise InputError(f"data.path: {path} has {len(data)} bytes; at least two are needed, one of them to hold out.")
+        raise InputError(f"path: {path} has {len(data)} bytes; at least two are needed, one of them to hold out.")
     return {"train": [data[:at]], "test": [data[at:]]}
 
 
@@ -172,7 +172,7 @@ def _folder(root: Path, suffixes: tuple[str, ...]) -> Iterator[Document]:
     paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     if not paths:
-        raise InputError(f"data.path: {root} has no file that ends in {', '.join(suffixes)} (data.suffixes).")
+        raise InputError(f"path: {root} has no file that ends in {', '.join(suffixes)} (suffixes).")
     return _documents(root, paths, name=lambda inside: inside.as_posix())
 
 

@@ -41,7 +41,7 @@ def together(action: Callable[[], Result]) -> Result:
     failure = result = None
     try:
         result = action()
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too, before signals are handled: who is interrupted is waited for as well.
         failure = error
     if jax.process_count() > 1:
         failed = multihost_utils.process_allgather(np.array(failure is not None))

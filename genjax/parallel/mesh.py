@@ -56,11 +56,10 @@ class Mesh:
     def __post_init__(self):
         for name in (FSDP_AXIS, TENSOR_AXIS):
             if getattr(self, name) < 1:
-                raise InputError(f"mesh.{name} is at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.sharded and self.all_reduce == "ring":
             raise InputError(
-                "mesh.all_reduce is ring, which sums gradients of whole parameters: with mesh.fsdp or mesh.tensor above"
-                " 1 take psum"
+                "all_reduce is ring, which sums gradients of whole parameters: with fsdp or tensor above 1 take psum"
             )
 
     @property
@@ -84,13 +83,13 @@ class Mesh:
         there = f"{'all processes together have' if several else 'this machine has'} {len(devices)} devices"
         if self.data is None and len(devices) % group:
             raise InputError(
-                f"mesh.fsdp x mesh.tensor is {self.fsdp} x {self.tensor}, and {there}, which is no multiple of it: say"
-                " how many of them share a batch with mesh.data"
+                f"fsdp x tensor is {self.fsdp} x {self.tensor}, and {there}, which is no multiple of it: say with data"
+                " how many of them share a batch"
             )
         data = len(devices) // group if self.data is None else self.data
-        asked = f"mesh.data is {data}"
+        asked = f"data is {data}"
         if self.sharded:
-            asked = f"mesh.data x mesh.fsdp x mesh.tensor is {data} x {self.fsdp} x {self.tensor}"
+            asked = f"data x fsdp x tensor is {data} x {self.fsdp} x {self.tensor}"
         if not 1 <= data * group <= len(devices):
             raise InputError(f"{asked}, and {there}")
         if several and data * group < len(devices):
@@ -127,7 +126,7 @@ def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     size = max(map(len, parts.values()))
     if any(own != set(range(min(own) // size * size, min(own) // size * size + size)) for own in parts.values()):
         raise InputError(
-            f"mesh.tensor is {mesh.shape[TENSOR_AXIS]}, and groups of so many devices do not fit into the processes"
+            f"tensor is {mesh.shape[TENSOR_AXIS]}, and groups of so many devices do not fit into the processes"
         )
     return min(parts[jax.process_index()]) // size, shards // size
 

@@ -38,8 +38,9 @@ class Checkpoint:
     """Write in the background while training goes on."""
 
     def __post_init__(self):
-        if self.every < 1 or self.keep < 1:
-            raise InputError(f"checkpoint.every and checkpoint.keep are at least 1, not {self.every} and {self.keep}")
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
 
 
 class Restored(NamedTuple):
@@ -92,8 +93,8 @@ class Checkpoints:
         with ocp.CheckpointManager(self._directory, options=options) as reader:
 
             def read():
-                read = reader.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
-                return {name: read[name] for name in asked}, read.record
+                held = reader.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
+                return {name: held[name] for name in asked}, held.record
 
             def compare():
                 if found != {name: record["fingerprints"][name] for name in asked}:

@@ -1,7 +1,7 @@
 """The weights of a run: what its samples are drawn with, and nothing else of its state."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +99,22 @@ def _check(directory: Path, name: str, part: PyTree[Array], shapes: PyTree) -> N
         raise InputError(f"the arrays of {where} do not fit the network of {directory / 'config.json'}: {difference}")
 
 
-def ship(run: str | Path, destination: str | Path) -> Path:
+def ship(run: str | Path, destination: str | Path, *, allow: str | Sequence[str] = ()) -> Path:
     """Copy to `destination` what a run is sampled with: its config, and its weights as float16, at half their size.
 
-    float16 has three bits more than bfloat16, and the range of weights needs no more of it. Returns the file of the
-    weights. Raises InputError as `read_weights`, and for weights beyond that range.
+    float16 has three bits more than bfloat16, and the range of weights needs no more of it. `allow` names packages
+    outside genjax that the config of the run may import. Returns the file of the weights. Raises InputError as
+    `read_weights`, for weights beyond that range, and for a config that imports another package.
     """
-    run, destination = Path(run), Path(destination)
-    task = config.read(run / "config.json")
+    run, destination, allow = Path(run), Path(destination), config.allowed(allow)
+    task = config.read(run / "config.json", allow=allow)
     parts, step = read_weights(run, task)
     with np.errstate(over="ignore"):  # what is too large becomes infinite
         halves = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), parts.trained)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(halves)):
         raise InputError(f"the weights of {run} do not fit into float16, which ends at 65504")
     destination.mkdir(parents=True, exist_ok=True)
-    config.save(task, destination / "config.json")
+    config.save(task, destination / "config.json", allow=allow)
     for name in ("fixed", "variables"):
         write_part(destination, name, jax.device_get(getattr(parts, name)))
     return write_part(destination, "trained", halves, weights_metadata(step, parts.fixed))

@@ -60,9 +60,9 @@ class Sampler:
 
     def __post_init__(self):
         if self.steps < 1:
-            raise InputError(f"the number of sampling steps is at least 1, not {self.steps}")
+            raise InputError(f"steps is the number of sampling steps, at least 1, not {self.steps}")
         if not self.shift > 0:
-            raise InputError(f"the shift of the sampling times is positive, not {self.shift}")
+            raise InputError(f"shift of the sampling times is positive, not {self.shift}")
 
     @property
     def evaluations(self) -> int:
@@ -184,10 +184,12 @@ class Denoising(Task):
         self.check_sampler(sampler)
         rows, index = self.condition.asked(words, self.data), np.arange(len(words))
         guided, times = sampler.guidance != 1, sampler.times()
+        drawn = partial(
+            _draw, self, sampler.solver, guided, trajectory, seed=seed, guidance=sampler.guidance, times=times
+        )
 
         def draw(index, *arrays):
-            asked = dict(zip(rows, arrays, strict=True))
-            return _draw(self, sampler.solver, guided, trajectory, trained, asked, seed, index, sampler.guidance, times)
+            return by_rows(drawn, trained, dict(zip(rows, arrays, strict=True)), index)
 
         size = min(batch_size, len(words))
         return in_blocks(draw, index, *rows.values(), size=size, axis=1 if trajectory else 0)
@@ -218,7 +220,7 @@ def _per_sample(draw, keys, *args):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(task: Denoising, solver, guided, trajectory, trained, rows, seed, index, guidance, times):
+def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, seed, guidance, times):
     """A batch of samples; one compilation per solver, number of steps and batch size."""
     condition = task.encode(trained, rows)
     denoiser = partial(task.predict, trained)

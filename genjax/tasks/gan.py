@@ -210,7 +210,8 @@ class GAN(Task):
         """What the generator with the parameters `params` makes of each latent."""
         if self.num_classes and labels is None:
             labels = np.arange(len(z)) % self.num_classes
-        return in_blocks(partial(_draw, self, params), z, labels, size=min(batch_size, len(z)))
+        draw = partial(by_rows, partial(_draw, self), params)
+        return in_blocks(draw, z, labels, size=min(batch_size, len(z)))
 
     # ------------------------------------------------------------------ what people look at
 

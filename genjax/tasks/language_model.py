@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from genjax.runs.parts import Parts
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
-__all__ = ["LanguageModel", "MeasureText", "WriteText", "held_out_nats"]
+__all__ = ["HeldOut", "LanguageModel", "MeasureText", "WriteText", "held_out_nats"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class LanguageModel(Task):
     def validate(self, parts: Parts) -> dict[str, float]:
         """Loss and bits per token of 128 held-out rows at most."""
         source = self.data.source("test")
-        nats, count = held_out_nats(self, parts, min(len(source), 128))
+        nats, count, _ = held_out_nats(self, parts, min(len(source), 128))
         return {"validation_loss": nats / count, "validation_bits_per_token": bits_per_byte(nats, count)}
 
     def request(self, door: Door) -> Request:
@@ -173,26 +173,37 @@ class MeasureText:
 
     def __call__(self, task: LanguageModel, parts: Parts) -> Iterator[Output]:
         available = len(task.data.source("test"))
-        rows = min(self.rows or available, available)
-        nats, count = held_out_nats(task, parts, rows)
+        nats, count, rows = held_out_nats(task, parts, min(self.rows or available, available))
         whole = task.data.held_out_bytes()
         figures = {"bits_per_token": bits_per_byte(nats, count)}
-        if rows == available:  # Of a part it would not be known which bytes those are that compressors should have.
+        # Of a part, as of what could be read, it is not known which bytes those are that compressors should have.
+        if rows == available:
             figures["bits_per_byte"] = bits_per_byte(nats, len(whole))
             figures |= {f"{name}_bits_per_byte": value for name, value in compressed_bits_per_byte(whole).items()}
         yield Numbers(figures | {"nats_per_token": nats / count, "tokens": count, "rows": rows, "bytes": len(whole)})
 
 
-def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: int = 32) -> tuple[float, int]:
-    """(the summed loss of the first held-out rows in nats, how many tokens they predict)."""
+class HeldOut(NamedTuple):
+    """What a language model loses on text that it was not trained on."""
+
+    nats: float
+    """The summed loss."""
+    tokens: int
+    """How many are predicted."""
+    rows: int
+    """How many were read, which are fewer than were asked for where some cannot be."""
+
+
+def held_out_nats(task: LanguageModel, parts: Parts, rows: int, *, batch_size: int = 32) -> HeldOut:
+    """The loss of the first held-out rows that can be read, `rows` of them at most."""
     held_out, size = islice(task.fixed_rows("test"), rows), min(batch_size, rows)
-    nats, count = 0.0, 0
+    nats, count, read = 0.0, 0, 0
     while block := list(islice(held_out, size)):
         batch = {name: filled(array, size) for name, array in stacked(block).items()}
         batch["segments"][len(block) :] = PADDING
         summed, counted = by_rows(partial(_sums, task), parts, batch)
-        nats, count = nats + float(summed), count + int(counted)
-    return nats, count
+        nats, count, read = nats + float(summed), count + int(counted), read + len(block)
+    return HeldOut(nats, count, read)
 
 
 @partial(jax.jit, static_argnums=0)

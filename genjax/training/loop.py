@@ -7,43 +7,29 @@ step that has just been sent off: metrics are read one step late.
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Array, PyTree
 from rich.console import Console
 
 from genjax.data.loader import Loader
-from genjax.errors import InputError
+from genjax.errors import InputError, placed
 from genjax.parallel.host import Agreement, ending_all, on_the_first, together, whole
 from genjax.parallel.host_memory import keep_freed_memory
 from genjax.parallel.mesh import batch_shards, batch_share, shard_batch
-from genjax.parallel.rules import state_shardings, unbox
 from genjax.runs.checkpoints import Checkpoints, fingerprint
 from genjax.runs.directory import open_run, steps_saved
-from genjax.runs.weights import read_fixed, weights_metadata, write_part
+from genjax.runs.weights import weights_metadata, write_part
+from genjax.training.beginnings import StartingPoints, first_state, restored_state, same_course, starting_points
+from genjax.training.positions import own_position, positions_of_all, skipped_by_all
 from genjax.training.progress import progress_bar
 from genjax.training.report import Report
 from genjax.training.signals import stop_on_signals
-from genjax.training.state import TrainState, abstract_state, from_trees, initial_state, to_trees
+from genjax.training.state import TrainState, to_trees
 from genjax.training.task import Task
 from genjax.training.update import make_update
 from genjax.training.writers import log_to
 
-__all__ = [
-    "StartingPoints",
-    "first_state",
-    "fit",
-    "own_position",
-    "positions_of_all",
-    "restored_state",
-    "same_course",
-    "skipped_by_all",
-    "starting_points",
-]
+__all__ = ["fit"]
 
 log = logging.getLogger(__name__)
 
@@ -133,17 +119,21 @@ def fit(task: Task, directory: Path, *, console: Console | None = None) -> Train
     return state
 
 
-def _looked_at(task: Task, directory: Path) -> tuple[jax.sharding.Mesh, tuple[int, int], "StartingPoints", Loader]:
+def _looked_at(task: Task, directory: Path) -> tuple[jax.sharding.Mesh, tuple[int, int], StartingPoints, Loader]:
     """All that a process can refuse by itself, before anything is written."""
+    train = task.train
+    with placed("data", type(task.data)):
+        source = task.data.source("train")
     task.check()
-    train, mesh = task.train, task.mesh.build()
+    with placed("mesh", type(task.mesh)):
+        mesh = task.mesh.build()
+        share = batch_share(mesh)
     _check_division(task, mesh)
-    share = batch_share(mesh)
     if (saved := steps_saved(directory)) and saved[-1] > train.steps:
         raise InputError(f"{directory} has been trained for {saved[-1]} steps, more than train.steps = {train.steps}")
     begins = starting_points(task, directory)
     loader = Loader(
-        task.data.source("train"),
+        source,
         batch_size=train.batch_size,
         seed=train.seed,
         transform=task.prepare,
@@ -152,104 +142,6 @@ def _looked_at(task: Task, directory: Path) -> tuple[jax.sharding.Mesh, tuple[in
         threads=train.data_threads,
     )
     return mesh, share, begins, loader
-
-
-class StartingPoints(NamedTuple):
-    """What a new run takes from elsewhere."""
-
-    trained: PyTree[Array] | None
-    """Weights to begin with; None for fresh ones."""
-    held: dict[str, PyTree[Array]]
-    """Parts that hold still."""
-
-
-def starting_points(task: Task, directory: Path) -> StartingPoints:
-    """Read what a new run takes from elsewhere; a run that has a checkpoint has it already, and reads nothing.
-
-    Raises InputError where it is not there, or does not fit.
-    """
-    if steps_saved(directory):
-        return StartingPoints(None, {})
-    parts, start = unbox(jax.eval_shape(task.init, jax.random.key(0))), task.train.start
-    held = {
-        name: source.read_as(parts.fixed[name]) if name in parts.fixed else source.read()
-        for name, source in task.sources().items()
-    }
-    return StartingPoints(start.read_as(parts.trained) if start else None, held)
-
-
-def first_state(task: Task, mesh: jax.sharding.Mesh, directory: Path, begins: StartingPoints) -> TrainState:
-    """The state before the first step: fresh, but for what comes from elsewhere, which is copied into the directory."""
-    held = begins.held
-    template = abstract_state(task, mesh, held)
-    key = jax.random.fold_in(jax.random.key(task.train.seed), 2**31 - 1)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    state = jax.jit(lambda key, held: initial_state(task, key, held), out_shardings=shardings)(key, held)
-    if begins.trained is not None:
-        trained = jax.device_put(begins.trained, shardings.parts.trained)
-        ema = state.ema if state.ema is None else jax.tree.map(jnp.copy, trained)
-        state = state._replace(parts=state.parts._replace(trained=trained), ema=ema)
-        log.info("the weights begin as those of %s", task.train.start.path)
-    fixed = whole(state.parts.fixed)
-    if jax.process_index() == 0:
-        write_part(directory, "fixed", fixed)
-    return state
-
-
-def restored_state(
-    task: Task, mesh: jax.sharding.Mesh, directory: Path, checkpoints: Checkpoints
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """The state of the newest readable checkpoint and its record; None when there is no checkpoint.
-
-    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those of the run.
-    """
-    template = abstract_state(task, mesh)
-    restored = checkpoints.restore(to_trees(template))
-    if restored is None:
-        return None
-    recorded = restored.record["fixed"]
-    held = {} if recorded is None else read_fixed(directory, recorded)
-    fixed = jax.device_put(held, state_shardings(mesh, held))
-    return from_trees(restored.trees, fixed, averaged=template.ema is not None), restored.record
-
-
-def same_course(there: Task, here: Task) -> str | None:
-    """None where a run of `there` may go on as `here`, which has other steps; otherwise what to do instead.
-
-    It may where the learning rates of all players agree on every step that the shorter of the two takes.
-    """
-    steps = min(there.train.steps, here.train.steps)
-    for old, new in zip(there.players().values(), here.players().values(), strict=True):
-        updates = np.arange(old.moves(steps))
-        rates = [p.optimizer.schedule(p.moves(task.train.steps))(updates) for p, task in ((old, there), (new, here))]
-        if not np.array_equal(*rates):
-            return (
-                "its learning rate would have been another one from the start; give another --workdir, and begin with"
-                " these weights by --train.start.path and this directory"
-            )
-    return None
-
-
-def positions_of_all(own: dict[str, Any]) -> list[dict[str, Any]]:
-    """The data positions of all processes, which differ where bad examples were skipped."""
-    if jax.process_count() == 1:
-        return [own]
-    numbers = multihost_utils.process_allgather(np.array([own["batches"], own["skipped"], *own["process"]]))
-    return [own | {"batches": b, "skipped": s, "process": process} for b, s, *process in numbers.tolist()]
-
-
-def skipped_by_all(positions: list[dict[str, Any]]) -> int:
-    """How many examples were passed over; processes that read the same share of the batches pass over the same ones."""
-    return sum({tuple(position["process"]): position["skipped"] for position in positions}.values())
-
-
-def own_position(positions: list[dict[str, Any]], share: tuple[int, int]) -> dict[str, Any]:
-    """The position of who read this share (index, count) of the batches.
-
-    Where the batches were shared otherwise it is any of them, one with skipped examples before others.
-    """
-    own = [position for position in positions if position["process"] == list(share)]
-    return own[0] if own else max(positions, key=lambda position: position["skipped"])
 
 
 def _check_division(task: Task, mesh: jax.sharding.Mesh) -> None:

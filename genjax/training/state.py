@@ -43,8 +43,7 @@ def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Arr
     """The state before the first step; pure. `held` are parts that hold still and come from elsewhere."""
     parts = unbox(task.init(key))
     parts = parts._replace(fixed={**parts.fixed, **held})
-    # Weak types would change after the first update, and compile it twice.
-    parts = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), parts)
+    parts = jax.tree.map(_strong, parts)
     players = task.players()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -59,6 +58,12 @@ def initial_state(task: Task, key: Key[Array, ""], held: Mapping[str, PyTree[Arr
             for name, player in players.items()
         },
     )
+
+
+def _strong(leaf: Array) -> Array:
+    """In a type of its own that JAX has: a weak one would change after the first update, and compile it twice."""
+    leaf = jnp.asarray(leaf)  # What comes from elsewhere may be of float64, which JAX is not asked for by name.
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
 def abstract_state(task: Task, mesh: jax.sharding.Mesh, held: Mapping[str, PyTree[Array]] = {}) -> TrainState:

@@ -76,10 +76,10 @@ class Train:
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every", "max_skipped"):
             if getattr(self, name) < 1:
-                raise InputError(f"train.{name} is at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise InputError(f"train.ema_decay lies in [0, 1) or is None, not at {self.ema_decay}")
-        check_seed("train.seed", self.seed)
+            raise InputError(f"ema_decay lies in [0, 1) or is None, not at {self.ema_decay}")
+        check_seed("seed", self.seed)
 
 
 class Sums(NamedTuple):

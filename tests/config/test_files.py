@@ -60,6 +60,17 @@ def test_a_value_that_a_field_does_not_take_is_refused_where_the_file_is_loaded(
         assert refused(C.load, f"{tmp_path}/wrong.py") == f"{tmp_path}/wrong.py: {sentence}"
 
 
+def test_a_variant_that_cannot_be_built_is_named(tmp_path):
+    """Its parts are built by Python, without the places that they are for."""
+    program = (
+        f"from {HERE} import LogitNormal, System\nVARIANTS = {{'wide': lambda: System(times=LogitNormal(std=-1.0))}}"
+    )
+    (tmp_path / "wrong.py").write_text(program)
+    assert refused(C.load, f"{tmp_path}/wrong.py") == (
+        f"variant 'wide' of {tmp_path}/wrong.py cannot be built: LogitNormal takes a positive std, not -1.0"
+    )
+
+
 def test_a_run_is_read_in_another_process_from_the_working_directory(folder):
     record = folder / "config.json"
     record.write_text(json.dumps({"type": "my_package.task.Task", "size": 5}))

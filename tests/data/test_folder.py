@@ -135,11 +135,11 @@ def test_a_path_that_is_no_folder_is_refused(folder):
     for path, message in [(folder / "a" / "1.png", "is not a folder"), (folder / "c", "does not exist")]:
         with pytest.raises(InputError, match=message):
             dataset(path).source("train")
-    with pytest.raises(InputError, match=r"data\.path is not set"):
+    with pytest.raises(InputError, match="^path is not set"):
         ImageFolder().source("train")
 
 
-@pytest.mark.parametrize("fields", [{"channels": 2}, {"image_size": 0}])
-def test_a_shape_that_images_cannot_have_is_refused(folder, fields):
-    with pytest.raises(InputError, match=r"data\.image_size"):
-        dataset(folder, **fields).source("train")
+@pytest.mark.parametrize(("field", "value"), [("channels", 2), ("image_size", 0)])
+def test_a_shape_that_images_cannot_have_is_refused(folder, field, value):
+    with pytest.raises(InputError, match=f"^{field} is {value}; it must be 1 or"):
+        dataset(folder, **{field: value})

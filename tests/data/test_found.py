@@ -66,7 +66,7 @@ def kinds(tmp_path) -> dict[str, str | None]:
     ],
 )
 def test_a_size_that_the_images_do_not_have_is_refused(kinds, kind, asked, shape):
-    with pytest.raises(InputError, match=f"data.{sorted(asked)[0]} = .*{shape}"):
+    with pytest.raises(InputError, match=f"^{sorted(asked)[0]} = .*{shape}"):
         Images(kinds[kind], **asked).source("train")
 
 
@@ -86,7 +86,7 @@ def test_a_field_either_reaches_the_dataset_or_is_refused(kinds, kind, name, val
     if (kind, name) == ("npz", "test_fraction"):
         assert images.dataset.test_fraction == value
     else:
-        with pytest.raises(InputError, match=f"data.{name} = {value} changes nothing"):
+        with pytest.raises(InputError, match=f"^{name} = {value} changes nothing"):
             images.source("train")
 
 

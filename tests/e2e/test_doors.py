@@ -98,7 +98,7 @@ TRAINING = {
     "no checkpoints": ((SD3, "--checkpoint.every", "0"), "checkpoint.every"),
     "uneven batch": ((SD3, "--train.batch_size", "3", "--train.accumulate", "2"), "does not split evenly"),
     "too many devices": ((SD3, "--mesh.data", "999"), "mesh.data is 999"),
-    "uneven mesh": ((SD3, "--mesh.fsdp", "3"), "mesh.fsdp x mesh.tensor is 3 x 1, and this machine has 4 devices"),
+    "uneven mesh": ((SD3, "--mesh.fsdp", "3"), "mesh.fsdp x tensor is 3 x 1, and this machine has 4 devices"),
     "a ring of parts": ((SD3, "--mesh.fsdp", "2", "--mesh.all_reduce", "ring"), "take psum"),
     "no heads": ((SD3, "--model.num_heads", "0"), "num_heads.* at least 1"),
     "unknown process": ((SD3, "--process", "VPP"), "--process takes one of .*RectifiedFlow.*, not 'VPP'"),

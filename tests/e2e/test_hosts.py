@@ -5,10 +5,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import chex
 import jax
@@ -19,10 +16,10 @@ from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoints
 from genjax.runs.weights import read_weights
 from genjax.training.state import abstract_state, to_trees
+from tests.e2e.processes import ROOT, start_training
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 HALF, STEPS = 5, 10
 # With this eps a gradient that is rounding stays rounding (tests/systems/test_divided.py says more).
 WORDS = (
@@ -33,24 +30,8 @@ WORDS = (
 )  # fmt: skip
 
 
-started = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind():
-    """No process outlives its test, however that ends: one would wait for the other, or train for ever."""
-    yield
-    while started:
-        started.pop().kill()
-
-
 def start(workdir, environment, *more):
-    words = [sys.executable, "train.py", *map(str, WORDS), "--workdir", str(workdir), *map(str, more)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
-    started.append(
-        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    )
-    return started[-1]
+    return start_training(*WORDS, "--workdir", workdir, *more, environment=environment)
 
 
 def finish(*processes):

@@ -1,13 +1,9 @@
 """Exact resume: what kill -9 and SIGTERM leave behind goes on as if nothing had happened, bit for bit."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,10 +13,10 @@ from genjax import config
 from genjax.parallel.mesh import Mesh
 from genjax.runs.checkpoints import Checkpoints
 from genjax.training.state import abstract_state, to_trees
+from tests.e2e.processes import start_training
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 STEPS = 80
 # Lines at steps 7, 14, ... and checkpoints at steps 3, 6, ...: what was measured and not yet told is in most of them.
 WORDS = (
@@ -30,28 +26,10 @@ WORDS = (
 MESHES = {"one device": (1, ()), "fsdp 2 x tensor 2": (4, ("--mesh.fsdp", 2, "--mesh.tensor", 2))}
 
 
-started = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind():
-    """No process outlives its test, however that ends."""
-    yield
-    while started:
-        started.pop().kill()
-
-
 def start(workdir, mesh):
     devices, more = MESHES[mesh]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    words = [sys.executable, "train.py", *map(str, WORDS), "--workdir", str(workdir), *map(str, more)]
-    started.append(
-        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    )
-    return started[-1]
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return start_training(*WORDS, "--workdir", workdir, *more, environment=environment)
 
 
 def steps_done(workdir) -> int:

@@ -1,20 +1,39 @@
 """Laws of every text encoder of the room."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.linen import meta
 
-from genjax.config.kinds import kinds
+from genjax.config.kinds import kinds, lacking
+from genjax.config.values import typed
 from genjax.errors import InputError
-from genjax.models.text_encoder import TextEncoder
+from genjax.models.text_encoder import TextEncoder, padded
 
 ENCODERS = kinds(TextEncoder)
 
 
 def test_the_room_has_encoders_of_bytes_and_of_words():
     assert {"ByteEncoder", "WordEncoder"} <= set(ENCODERS)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """It has ids for texts, and nothing that a network could be conditioned on."""
+
+    max_length: int = 9
+
+    def tokenize(self, text: str) -> np.ndarray:
+        return padded([len(text)], self.max_length)
+
+
+def test_what_only_knows_ids_is_no_text_encoder():
+    with pytest.raises(InputError, match="text takes a TextEncoder, not a Tokens"):
+        typed(Tokens(), TextEncoder, "text")
+    assert lacking(Tokens, TextEncoder) == ["init_with_output", "apply"]
 
 
 @pytest.mark.parametrize("kind", ENCODERS.values(), ids=ENCODERS)

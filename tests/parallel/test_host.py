@@ -63,6 +63,16 @@ def test_where_one_process_fails_all_do(one_of_two, error):
     assert together(lambda: 3) == 3
 
 
+def test_who_is_interrupted_says_so_before_going(one_of_two, monkeypatch):
+    """Ctrl-C, while signals are not yet requests to stop: the others would wait for ever."""
+    one_of_two(0, other=False)
+    told, gather = [], "genjax.parallel.host.multihost_utils.process_allgather"
+    monkeypatch.setattr(gather, lambda flag: told.append(bool(flag)) or np.array([bool(flag), False]))
+    with pytest.raises(KeyboardInterrupt):
+        together(failing(KeyboardInterrupt()))
+    assert told == [True]
+
+
 @pytest.mark.parametrize("error", [InputError("that is no directory"), OSError("no space left on device")])
 def test_where_the_first_process_fails_all_do(one_of_two, error):
     """The others without having looked."""

@@ -157,20 +157,31 @@ def test_a_shipped_run_has_half_the_size_and_reads_as_the_run_to_eleven_bits(tmp
         np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-25)  # half a step of float16, or of its subnormals
 
 
-def test_a_shipped_run_guards_the_parts_that_hold_still_too(tmp_path, monkeypatch):
+def test_a_shipped_run_guards_the_parts_that_hold_still_too(tmp_path):
     task = Regression()
     state = initial_state(task, jax.random.key(0))
     write_part(tmp_path, "trained", state.ema, weights_metadata(4, state.parts.fixed))
     for name in ("variables", "fixed"):
         write_part(tmp_path, name, getattr(state.parts, name))
-    with monkeypatch.context() as patch:
-        patch.setattr(config, "read", lambda path: task)  # which is a type of the tests
-        patch.setattr(config, "save", lambda task, path: None)
-        ship(tmp_path, tmp_path / "shipped")
+    config.save(task, tmp_path / "config.json", allow=config.allowed("tests"))
+    ship(tmp_path, tmp_path / "shipped", allow="tests")
     assert read_weights(tmp_path / "shipped", task)[1] == 4
     write_part(tmp_path / "shipped", "fixed", {"offset": np.float32(0.3)})
     with pytest.raises(InputError, match="its numbers have changed"):
         read_weights(tmp_path / "shipped", task)
+
+
+def test_a_run_of_a_system_outside_of_genjax_is_shipped_where_its_package_is_named(tmp_path):
+    task, run = Regression(), tmp_path / "run"
+    config.save(task, run / "config.json", allow=config.allowed("tests"))
+    parts = initial_state(task, jax.random.key(0)).parts
+    for name in ("trained", "fixed", "variables"):
+        write_part(run, name, getattr(parts, name))
+    with pytest.raises(InputError, match=r"only types of genjax are accepted; .*--allow tests"):
+        ship(run, tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()
+    ship(run, tmp_path / "shipped", allow=("tests",))
+    assert config.read(tmp_path / "shipped" / "config.json", allow=config.allowed("tests")) == task
 
 
 def test_variables_of_another_system_are_refused(tmp_path):

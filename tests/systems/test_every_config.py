@@ -9,9 +9,9 @@ import shutil
 from dataclasses import replace
 
 import chex
+import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import pytest
 
 import sample
@@ -21,6 +21,7 @@ from genjax.data.loader import Loader
 from genjax.parallel.mesh import Mesh, shard_batch
 from genjax.parallel.rules import bytes_per_device
 from genjax.runs.weights import read_weights
+from genjax.tasks.language_model import LanguageModel
 from genjax.training.loop import fit
 from genjax.training.state import abstract_state, initial_state
 from genjax.training.update import make_update
@@ -129,6 +130,31 @@ def test_what_it_is_asked_wrongly_is_refused(system, trained):
             door.main(["--workdir", str(trained[0]), "--no_such_option", "1"])
 
 
+class Reached(Exception):
+    """Carries the mesh that a network finds itself on."""
+
+
+def test_what_people_look_at_is_computed_by_rows_where_its_state_is_divided(system):
+    """Each device computes its own rows of numbers on fixed data and of previews, and not all of them (`by_rows`)."""
+    task = replace(system.task("--train.seed", "17"), mesh=Mesh(data=1, fsdp=4))  # a seed of its own: nothing is cached
+    mesh = task.mesh.build()
+    abstract = abstract_state(task, mesh).averaged
+    parts = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
+
+    def told(call, arguments, options, context):
+        if context.method_name == "__call__":
+            raise Reached(dict(jax.sharding.get_abstract_mesh().shape))
+        return call(*arguments, **options)
+
+    looks = [task.validate]
+    if not isinstance(task, LanguageModel):  # A text is one row.
+        looks.append(lambda parts: list(task.request("preview")(task, parts)))
+    for look in looks:
+        with nn.intercept_methods(told), pytest.raises(Reached) as reached:
+            look(parts)
+        assert reached.value.args == (dict(mesh.shape),)
+
+
 def test_its_state_is_divided_over_four_devices_and_steps(system):
     """One step under FSDP: what is large lies in four pieces, moments and averages too, and the losses are finite."""
     task = replace(system.task(), mesh=Mesh(data=1, fsdp=4))
@@ -139,8 +165,9 @@ def test_its_state_is_divided_over_four_devices_and_steps(system):
     assert bytes_per_device(shardings.parts.trained, abstract.parts.trained) == share
     assert bytes_per_device(shardings.ema, abstract.ema) == share
     # An optimiser's moments are one or two copies of each parameter, and lie as it does; beside them are counters.
-    moments = optax.tree.size(abstract.optimizer) / optax.tree.size(abstract.parts.trained)
-    assert bytes_per_device(shardings.optimizer, abstract.optimizer) == pytest.approx(moments * share, rel=0.1, abs=100)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (abstract.optimizer, abstract.parts.trained)]
+    held = bytes_per_device(shardings.optimizer, abstract.optimizer)
+    assert held == pytest.approx(sizes[0] / sizes[1] * share, rel=0.1, abs=100)
     state = jax.jit(lambda key: initial_state(task, key), out_shardings=shardings)(jax.random.key(0))
     rows = Loader(
         task.data.source("train"), batch_size=task.train.batch_size, seed=0, transform=task.prepare, threads=0

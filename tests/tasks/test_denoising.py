@@ -14,6 +14,7 @@ from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
+from genjax.parallel.rules import state_shardings
 from genjax.tasks import denoising
 from genjax.tasks.conditions import Nothing, Text
 from genjax.tasks.denoising import STRATA, Denoising, Sampler
@@ -78,6 +79,17 @@ def test_a_sample_does_not_depend_on_its_batch(task, params, solver):
     np.testing.assert_allclose(together, in_parts, atol=1e-5)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     assert np.abs(together[0] - together[10]).max() > 0.1  # the same prompt, other noise
+
+
+def test_a_sample_does_not_depend_on_how_its_network_is_divided(task, params):
+    """Each half of the devices draws half of eight, or, where they are seven, all of them."""
+    mesh = Mesh(data=1, fsdp=2, tensor=2).build()
+    shardings = state_shardings(mesh, jax.eval_shape(task.init, jax.random.key(0)).trained, whole_below=1)
+    divided = jax.device_put(params, shardings)
+    for number in (8, 7):
+        prompts = [f"a handwritten {name}" for name in task.data.class_names[:number]]
+        alone = task.sample(params, prompts, seed=5)
+        np.testing.assert_allclose(task.sample(divided, prompts, seed=5), alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), DPMpp2M()], ids=lambda solver: type(solver).__name__)
@@ -176,7 +188,7 @@ MISFITS = {
     "pos_embed_base_size of MMDiT is at least 1": {"model": MMDiT(channels=1, pos_embed_base_size=0)},
     "takes at most 3": {"condition": Text(ByteEncoder(max_length=3))},
     "width 64 cannot have 3 heads": {"condition": Text(ByteEncoder(num_heads=3))},
-    "data.path": {"data": Npz()},
+    "path is not set": {"data": Npz()},
 }
 
 

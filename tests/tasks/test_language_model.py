@@ -1,7 +1,7 @@
 """Laws of language models: what the loss counts, and texts that are functions of seed, place and prompt."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -80,15 +80,15 @@ def test_held_out_nats_do_not_depend_on_the_batch(task, parts):
     available = len(task.data.source("test"))
     whole = held_out_nats(task, parts, available)
     for batch_size in (1, 3, 100):
-        nats, count = held_out_nats(task, parts, available, batch_size=batch_size)
-        assert count == whole[1]
-        assert nats == pytest.approx(whole[0], rel=1e-5)
+        found = held_out_nats(task, parts, available, batch_size=batch_size)
+        assert (found.tokens, found.rows) == (whole.tokens, available)
+        assert found.nats == pytest.approx(whole.nats, rel=1e-5)
 
 
 def test_all_held_out_bytes_and_ends_are_predicted_exactly_once(task, parts):
-    _, count = held_out_nats(task, parts, len(task.data.source("test")))
+    found = held_out_nats(task, parts, len(task.data.source("test")))
     documents = sum(1 for each in task.data._splits["test"])
-    assert count == len(task.data.held_out_bytes()) + documents
+    assert found.tokens == len(task.data.held_out_bytes()) + documents
 
 
 def test_a_text_is_a_function_of_its_seed_and_prompt(task, parts):
@@ -158,8 +158,35 @@ def test_the_evaluation_stands_beside_compressors(task, parts):
     (figures,) = task.request("evaluate")(task, parts)
     assert figures.values["gzip_bits_per_byte"] > 0
     assert figures.values["xz_bits_per_byte"] > 0
-    nats, _ = held_out_nats(task, parts, len(task.data.source("test")))
+    nats = held_out_nats(task, parts, len(task.data.source("test"))).nats
     assert figures.values["bits_per_byte"] == pytest.approx(nats / math.log(2) / figures.values["bytes"], rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Torn(Text):
+    """A text of which some rows cannot be read, as on a disk that is going."""
+
+    def source(self, split):
+        whole = super().source(split)
+
+        def read(row):
+            if row in (0, 5):
+                raise InputError(f"row {row} cannot be read")
+            return whole.read(row)
+
+        return replace(whole, read=read, on_bad="skip")
+
+
+def test_rows_that_cannot_be_read_count_in_no_figure(task, parts):
+    """The bits of those that can be are not told as those of all bytes."""
+    torn = replace(task, data=Torn(**{field.name: getattr(task.data, field.name) for field in fields(Text)}))
+    kept = [row for i, row in enumerate(task.fixed_rows("test")) if i not in (0, 5)]
+    losses, counts = task.token_losses(parts, {name: np.stack([row[name] for row in kept]) for name in kept[0]})
+    nats, tokens = float(losses.sum()), int(counts.sum())
+    (figures,) = torn.request("evaluate")(torn, parts)
+    assert (figures.values["rows"], figures.values["tokens"]) == (len(kept), tokens)
+    assert figures.values["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-5)
+    assert not [name for name in figures.values if name.endswith("bits_per_byte")]
 
 
 @pytest.mark.parametrize(

@@ -11,29 +11,20 @@ import numpy as np
 import pytest
 
 from genjax import config
+from genjax.data import Npz
 from genjax.errors import InputError
 from genjax.interop.trees import read_tree, write_tree
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh
-from genjax.runs.checkpoints import Checkpoint, Checkpoints, fingerprint
+from genjax.runs.checkpoints import Checkpoint, Checkpoints
 from genjax.runs.source import Source
 from genjax.runs.weights import read_weights
 from genjax.tasks.conditions import Text
 from genjax.tasks.denoising import Denoising, Sampler
-from genjax.training.loop import (
-    StartingPoints,
-    first_state,
-    fit,
-    own_position,
-    positions_of_all,
-    restored_state,
-    same_course,
-    skipped_by_all,
-    starting_points,
-)
+from genjax.training.beginnings import starting_points
+from genjax.training.loop import fit
 from genjax.training.optimizer import AdamW
-from genjax.training.state import to_trees
 from genjax.training.task import Train
 from tests.training.games import Regression, SecondStage
 
@@ -90,6 +81,41 @@ def test_a_run_directory_documents_itself(straight):
     assert (int(state.step), int(state.updates["loss"])) == (8, 8)
 
 
+class Ended(BaseException):
+    """The end of a process, as it is played here."""
+
+
+@pytest.mark.parametrize("meanwhile", ["while a batch is read", "while a checkpoint is written"])
+def test_what_fails_between_steps_or_in_the_background_ends_all_processes(tmp_path, monkeypatch, meanwhile):
+    """And does so before this one closes its checkpoints, where it would wait for the others."""
+    events, save, close = [], Checkpoints.save, Checkpoints.close
+
+    def full_disk(*arguments, **options):
+        if "failed" not in events:
+            events.append("failed")
+            monkeypatch.setattr(jax, "process_count", lambda: 2)  # From here on it plays one of two.
+            raise OSError("no space left on device")
+
+    def ended(code):
+        monkeypatch.setattr(jax, "process_count", lambda: 1)
+        events.append("ended")
+        raise Ended(code)
+
+    def saved(self, *arguments):
+        save(self, *arguments)
+        if meanwhile == "while a checkpoint is written":
+            monkeypatch.setattr("orbax.checkpoint.CheckpointManager.wait_until_finished", full_disk)
+
+    monkeypatch.setattr("genjax.parallel.host.os._exit", ended)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    monkeypatch.setattr(Checkpoints, "close", lambda self: events.append("closed") or close(self))
+    if meanwhile == "while a batch is read":
+        monkeypatch.setattr("genjax.data.loader.Loader.__next__", full_disk)
+    with pytest.raises(Ended):
+        fit(Regression(train=replace(TRAIN, steps=1), mesh=Mesh(data=1)), tmp_path / "run")
+    assert events == ["failed", "ended", "closed"]
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_run_that_was_stopped_goes_on_exactly(straight, tmp_path, monkeypatch, devices):
     """Stopped at step 5, between checkpoints and lines; also on four devices, where sums differ in their last bits.
@@ -142,13 +168,6 @@ def test_a_finished_run_goes_on_with_more_steps_where_the_schedule_agrees(straig
     fit(replace(TASK, train=replace(TRAIN, steps=5)), tmp_path / "run")
     state = jax.device_get(fit(TASK, tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, state, straight[1])
-
-
-def test_where_the_schedule_does_not_agree_it_says_how_to_begin_from_there(straight):
-    falling = replace(TASK, optimizer=replace(TASK.optimizer, decay="cosine"))
-    longer = replace(falling, train=replace(TRAIN, steps=9))
-    assert same_course(TASK, replace(TASK, train=replace(TRAIN, steps=9))) is None
-    assert "--train.start.path" in same_course(falling, longer)
 
 
 def test_what_holds_still_lies_beside_the_run_and_is_guarded(tmp_path):
@@ -208,24 +227,6 @@ def test_a_second_stage_holds_the_first_and_needs_its_run_no_more(stages, tmp_pa
         fit(replace(task, train=replace(task.train, steps=5)), tmp_path / "whole")
 
 
-def test_a_restored_state_lies_as_a_fresh_one(tmp_path):
-    """What holds still too, which may be the largest part: on four devices each has its share of it."""
-    task = SecondStage()
-    large = {"first": {"w": np.ones(3, np.float32), "b": np.float32(0)}, "offset": np.float32(0.25),
-             "more": np.ones((64, 32), np.float32)}  # fmt: skip
-    mesh = Mesh(data=1, fsdp=4).build()
-    fresh = first_state(task, mesh, tmp_path, StartingPoints(None, large))
-    checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint())
-    checkpoints.save(1, to_trees(fresh), {"fixed": fingerprint(fresh.parts.fixed)})
-    checkpoints.wait()
-    restored, _ = restored_state(task, mesh, tmp_path, checkpoints)
-    checkpoints.close()
-    assert restored.parts.fixed["more"].sharding.shard_shape((64, 32)) == (16, 32)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(fresh))
-    alike = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), restored, fresh)
-    assert all(jax.tree.leaves(alike))
-
-
 def test_a_first_stage_of_another_system_is_refused(stages, tmp_path):
     first, _, task = stages
     write_tree(tmp_path / "other.safetensors", {"w": np.ones(4, np.float32), "b": np.float32(0)})
@@ -248,21 +249,6 @@ def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
     other = replace(begun, model=TASK.model.clone(head_dim=16))
     with pytest.raises(InputError, match="are not those that this run needs: .* has the shape"):
         fit(other, tmp_path / "other")
-
-
-def test_positions_of_several_processes_are_each_process_own():
-    alone = {"batches": 3, "skipped": 0, "process": [0, 1], "seed": 0}
-    assert own_position(positions_of_all(alone), (0, 1)) == alone
-    two = [alone | {"process": [i, 2], "skipped": i} for i in range(2)]
-    assert [own_position(two, (i, 2)) for i in range(2)] == two
-    # On another number of processes one that has skipped examples is taken, which the loader then refuses.
-    assert own_position(two, (0, 1)) == two[1]
-
-
-def test_each_example_that_was_passed_over_is_counted_once():
-    """By all processes; two that compute the same rows together read the same ones."""
-    positions = [{"process": [share, 2], "skipped": skipped} for share, skipped in ((0, 3), (0, 3), (1, 4))]
-    assert skipped_by_all(positions) == 7
 
 
 def test_a_run_that_is_past_the_last_step_is_refused_and_left_alone(straight):
@@ -321,7 +307,8 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     [
         (replace(TASK, train=replace(TRAIN, batch_size=9, accumulate=2)), "does not split evenly over 1 devices times"),
         (replace(TASK, model=TASK.model.clone(channels=3)), "model.channels is 3"),
-        (replace(TASK, mesh=Mesh(data=99)), "mesh.data is 99"),
+        (replace(TASK, mesh=Mesh(data=99)), "^mesh.data is 99"),
+        (replace(TASK, data=Npz("nowhere.npz")), "^data.path: nowhere.npz does not exist"),
         (replace(TASK, train=replace(TRAIN, start=Source("nowhere"))), "nowhere is not a run directory"),
     ],
 )

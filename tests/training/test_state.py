@@ -26,6 +26,13 @@ def test_a_state_is_its_trees_and_what_stands_still(task, decay, precision):
     assert (state.ema is None) == (decay is None)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_comes_from_elsewhere_in_float64_is_of_float32_then():
+    held = {"first_stage": {"w": np.ones(2)}}
+    state = initial_state(Regression(), jax.random.key(0), held)
+    assert state.parts.fixed["first_stage"]["w"].dtype == np.float32
+
+
 def test_no_buffer_is_held_twice():
     """A donated state must not."""
     state = initial_state(Regression(), jax.random.key(0))
