@@ -81,7 +81,8 @@ def sampling_times(
 
 def _velocity(process: Process, denoiser: Denoiser, x: Array, t: Array) -> Array:
     t = jnp.broadcast_to(t, x.shape[:1])
-    return velocity(process, *denoiser(x, t), t)
+    denoised = denoiser(x, t)
+    return velocity(process, denoised.x_0, denoised.eps, t)
 
 
 @dataclass(frozen=True)

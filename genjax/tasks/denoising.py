@@ -2,11 +2,12 @@
 
 Here the network, the mathematics and the data meet. Training minimises, over images x_0, conditions c, times and noise,
 
-    E |network(x_t, t, c) - target(x_0, eps, t)|^2,        x_t = alpha(t) x_0 + sigma(t) eps,
+    E w(t) |network(x_t, t, c) - target(x_0, eps, t)|^2,        x_t = alpha(t) x_0 + sigma(t) eps,
 
 with the condition replaced by its null now and then, so that the same network serves classifier-free guidance. Each
 part is chosen by itself: what the network is told (`condition`), where it works (`space`), how data turns into noise
-(`process`), what is predicted (`prediction`), at which times (`times`), and how samples are drawn (`sampler`).
+(`process`), what is predicted (`prediction`), which times count how much (`times`, `weighting`), and how samples are
+drawn (`sampler`).
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,10 @@ from genjax.data import Images, LabelledImages, in_blocks, stacked
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
-from genjax.diffusion.process import Process, RectifiedFlow
+from genjax.diffusion.process import Process, RectifiedFlow, prior_std
 from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
-from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
+from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
+from genjax.diffusion.weightings import Unweighted, Weighting
 from genjax.errors import InputError
 from genjax.keys import row_keys
 from genjax.models.denoising_network import DenoisingNetwork
@@ -83,7 +85,10 @@ class Denoising(Task):
     space: Space = Pixels()
     process: Process = RectifiedFlow()
     prediction: Prediction = Velocity()
+    weighting: Weighting = Unweighted()
     times: TimeDensity = LogitNormal()
+    draws: Draws = Independent()
+    """How the times of a batch are drawn: each by itself, or spread evenly over the rows."""
     time_shift: float = 1.0
     """Shift of the training times towards noise; 1 is none."""
     sampler: Sampler = field(default=Sampler(), metadata=FREE)
@@ -110,6 +115,11 @@ class Denoising(Task):
 
     # ------------------------------------------------------------------ training
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether the times of a batch are drawn together."""
+        return self.draws.couples_rows
+
     def init(self, key: Key[Array, ""]) -> Parts:
         """Fresh parts; `trained` is {"model": ...} and what the condition learns."""
         model_key, condition_key = jax.random.split(key)
@@ -126,7 +136,7 @@ class Denoising(Task):
         """The denoising loss, at one time and noise per sample."""
         x_0 = self.space.to_x_0(batch["image"])
         time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
-        t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys)), self.time_shift)
+        t = shifted(self.times.quantile(self.draws(time_keys), self.process), self.time_shift)
         eps = _per_sample(jax.random.normal, noise_keys, x_0.shape[1:])
         dropped = _per_sample(partial(jax.random.bernoulli, p=self.condition.dropout), drop_keys)
         null = self.condition.null(self.data)
@@ -146,7 +156,13 @@ class Denoising(Task):
     ) -> Float[Array, " B"]:
         """The loss of each row at its noise and time."""
         return denoising_loss(
-            lambda x, t: self.predict(trained, x, t, condition), self.process, self.prediction, x_0, eps, t
+            lambda x, t: self.predict(trained, x, t, condition),
+            self.process,
+            self.prediction,
+            x_0,
+            eps,
+            t,
+            self.weighting,
         )
 
     # ------------------------------------------------------------------ the network, in the precision of the policy
@@ -157,8 +173,8 @@ class Denoising(Task):
 
     def predict(
         self, trained: PyTree[Array], x_t: Float[Array, "B H W C"], t: Float[Array, " B"], condition: tuple[Array, ...]
-    ) -> Float[Array, "B H W C"]:
-        """The network's prediction, float32."""
+    ) -> Float[Array, "B H W C"] | Float[Array, "B H W 2*C"]:
+        """What the network says, float32."""
         policy = POLICIES[self.train.precision]
         weights = {"params": cast(trained["model"], policy.compute)}
         return self.model.apply(weights, x_t.astype(policy.compute), t, *condition).astype(policy.accumulate)
@@ -229,9 +245,10 @@ def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, 
         denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance)
 
     def denoised(x, t):
-        return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
+        output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
+        return task.prediction.denoised(task.process, output, x, t)
 
-    noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
+    noise = prior_std(task.process) * _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
     return task.space.to_image(integrate(solver, task.process, denoised, noise, times, trajectory=trajectory))
 
 

@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 
 from genjax.diffusion.process import RectifiedFlow
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """The variance-preserving quarter circle alpha = cos(pi t / 2), sigma = sin(pi t / 2)."""
-
-    def alpha(self, t):
-        return jnp.cos(jnp.pi * t / 2)
-
-    def sigma(self, t):
-        return jnp.sin(jnp.pi * t / 2)
+from genjax.diffusion.processes import DDPM, EDM, VE, VP, CosineVP, SubVP, Trigonometric
 
 
 @dataclass(frozen=True)
@@ -32,13 +22,28 @@ class Curved:
         return 2 * t
 
 
+SCHEDULES = [DDPM(), DDPM("cosine")]
+KINDS = [RectifiedFlow(), VP(), CosineVP(), SubVP(), VE(), EDM(), Trigonometric(), *SCHEDULES]
+
+
+def name(process):
+    return process.schedule if isinstance(process, DDPM) else type(process).__name__
+
+
 @pytest.fixture
 def cosine():
-    return Cosine()
+    return Trigonometric()
 
 
-@pytest.fixture(params=[RectifiedFlow(), Cosine(), Curved()], ids=lambda process: type(process).__name__)
+@pytest.fixture(params=[RectifiedFlow(), Trigonometric(), Curved()], ids=name)
 def process(request):
+    """Paths whose every number is near 1."""
+    return request.param
+
+
+@pytest.fixture(params=[*KINDS, Curved()], ids=name)
+def any_process(request):
+    """Every kind there is, and one that there is not."""
     return request.param
 
 

@@ -4,7 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.diffusion.process import RectifiedFlow, coefficients, like, log_snr, noised, velocity
+from genjax.diffusion.process import (
+    RectifiedFlow,
+    coefficients,
+    like,
+    log_snr,
+    noised,
+    posterior,
+    prior_std,
+    sde,
+    time_of_log_snr,
+    transition,
+    velocity,
+)
 
 T = jnp.linspace(0.05, 0.95, 7)
 
@@ -51,10 +63,133 @@ def test_log_snr_of_a_rectified_flow_is_minus_the_logit_of_time():
     np.testing.assert_allclose(log_snr(RectifiedFlow(), T), -jax.scipy.special.logit(T), atol=1e-6)
 
 
-def test_log_snr_decreases_and_is_infinite_at_the_ends_of_a_path(process):
-    assert (np.diff(log_snr(process, T)) < 0).all()
+def test_log_snr_decreases_over_the_whole_path(any_process):
+    assert (np.diff(jax.jit(lambda t: log_snr(any_process, t))(jnp.linspace(0, 1, 101))) < 0).all()
+
+
+def test_log_snr_is_infinite_at_the_ends_of_a_path(process):
     assert log_snr(process, jnp.zeros(())) == np.inf
     assert log_snr(RectifiedFlow(), jnp.ones(())) == -np.inf
+
+
+def both_precisions(function, t):
+    """Its values at times t, in float32 and in float64."""
+    single = jax.jit(function)(jnp.asarray(t, jnp.float32))
+    with jax.enable_x64(True):
+        double = jax.jit(function)(jnp.asarray(np.float32(t), jnp.float64))
+    assert {a.dtype for a in jax.tree.leaves(single)} == {jnp.dtype("float32")}
+    return single, double
+
+
+EARLY, LATE = [0.0, 1e-7, 1e-5, 1e-3, 0.0105, 0.3], [0.7, 0.95, 0.99, 0.9985]
+
+
+def test_single_precision_loses_no_digits_near_the_data(any_process):
+    single, double = both_precisions(lambda t: (coefficients(any_process, t), sde(any_process, t)), EARLY)
+    for one, other in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
+        # Time 0 is read as 1e-19 and 1e-154: what is infinite there is merely large.
+        finite = np.abs(other) < 1e9
+        np.testing.assert_allclose(one[finite], other[finite], rtol=1e-4, atol=1e-6)
+    single, double = both_precisions(lambda t: log_snr(any_process, t), EARLY + LATE)
+    np.testing.assert_allclose(single, double, rtol=1e-5, atol=1e-4)
+
+
+def test_the_time_of_a_log_snr_is_its_inverse(any_process, x64):
+    t = np.array([1e-4, 0.01, 0.123, 0.5, 0.77, 0.999])
+    there_and_back = jax.jit(lambda t: time_of_log_snr(any_process, log_snr(any_process, t)))
+    np.testing.assert_allclose(there_and_back(t), t, rtol=1e-10)
+
+
+def test_the_time_of_a_log_snr_has_seven_digits_in_single_precision_wherever_it_lies():
+    t = np.array([3e-6, 1e-4, 0.01, 0.5, 0.9], np.float32)
+    there_and_back = jax.jit(lambda t: time_of_log_snr(RectifiedFlow(), log_snr(RectifiedFlow(), t)))
+    np.testing.assert_allclose(there_and_back(t), t, rtol=1e-5)
+
+
+def test_a_log_snr_out_of_range_is_at_the_nearest_end(any_process):
+    t = jax.jit(lambda s: time_of_log_snr(any_process, s))(np.array([99.0, -99.0], np.float32))
+    np.testing.assert_allclose(t, [0, 1], atol=1e-6)
+
+
+def test_the_slope_of_the_time_of_a_log_snr_is_one_over_that_of_the_log_snr(any_process, x64):
+    wanted = log_snr(any_process, jnp.asarray(0.4203))
+    slope = jax.grad(lambda s: time_of_log_snr(any_process, s))(wanted)
+    np.testing.assert_allclose(slope * jax.grad(lambda t: log_snr(any_process, t))(0.4203), 1, rtol=1e-9)
+
+
+def test_the_prior_has_the_deviation_that_data_of_unit_variance_ends_with(any_process):
+    expected = {"VE": 50, "EDM": 80, "Curved": 2}.get(type(any_process).__name__, 1)
+    np.testing.assert_allclose(prior_std(any_process), expected, rtol=3e-4 if expected == 50 else 1e-4)
+
+
+def test_simulating_the_sde_forward_gives_the_marginals_of_the_process(any_process):
+    """Euler-Maruyama from points x_0, in log-SNR-even steps; mean and variance within four standard errors."""
+    count, steps, x_0, start, end = 5_000, 400, 1.5, 0.05, 0.9
+    ends = log_snr(any_process, jnp.array([start, end]))
+
+    def step(x, inputs):
+        t, t_next, key = inputs
+        f, g2 = sde(any_process, t)
+        noise = jnp.sqrt(g2 * (t_next - t)) * jax.random.normal(key, x.shape)
+        return x + f * x * (t_next - t) + noise, None
+
+    @jax.jit
+    def simulate(key):
+        keys = jax.random.split(key, steps + 1)
+        grid = time_of_log_snr(any_process, jnp.linspace(*ends, steps + 1)).at[-1].set(end)
+        x = any_process.alpha(grid[0]) * x_0 + any_process.sigma(grid[0]) * jax.random.normal(keys[0], (count,))
+        return jax.lax.scan(step, x, (grid[:-1], grid[1:], keys[1:]))[0]
+
+    x = np.float64(simulate(jax.random.key(0)))
+    alpha, sigma = float(any_process.alpha(jnp.float32(end))), float(any_process.sigma(jnp.float32(end)))
+    assert abs(x.mean() - alpha * x_0) < 4 * sigma / count**0.5
+    # The bias of first-order steps, of relative size (log-SNR step) / 2 at most, comes on top of Monte-Carlo error.
+    bias = float(ends[0] - ends[1]) / steps
+    assert abs(x.var() / sigma**2 - 1) < 4 * (2 / count) ** 0.5 + bias
+
+
+def test_a_transition_carries_a_marginal_to_a_later_one(any_process, x64):
+    s, t = jnp.array([0.0, 0.02, 0.3, 0.5]), jnp.array([0.1, 0.021, 0.9, 0.999])
+    scale, variance = transition(any_process, s, t)
+    np.testing.assert_allclose(scale * any_process.alpha(s), any_process.alpha(t), rtol=1e-12)
+    np.testing.assert_allclose(scale**2 * any_process.sigma(s) ** 2 + variance, any_process.sigma(t) ** 2, rtol=1e-10)
+
+
+def test_a_transition_through_a_time_between_is_the_whole_transition(any_process, x64):
+    s, r, t = (jnp.asarray(time) for time in (0.2, 0.45, 0.7))
+    first, second, whole = (transition(any_process, *ends) for ends in ((s, r), (r, t), (s, t)))
+    np.testing.assert_allclose(second.scale * first.scale, whole.scale, rtol=1e-12)
+    np.testing.assert_allclose(second.scale**2 * first.variance + second.variance, whole.variance, rtol=1e-10)
+
+
+def test_the_variance_of_a_short_transition_is_the_diffusion_times_its_length(any_process, x64):
+    t, step = jnp.asarray(0.3505), 1e-6
+    variance = transition(any_process, t - step / 2, t + step / 2).variance
+    np.testing.assert_allclose(variance / step, sde(any_process, t).squared_diffusion, rtol=1e-4)
+
+
+def test_the_posterior_is_that_of_two_gaussians(any_process, x64):
+    """Bayes: precisions add, and so do means times precisions."""
+    s, t = jnp.array([0.02, 0.3, 0.5]), jnp.array([0.021, 0.9, 0.999])
+    step, back = transition(any_process, s, t), posterior(any_process, s, t)
+    precision = 1 / any_process.sigma(s) ** 2 + step.scale**2 / step.variance
+    np.testing.assert_allclose(back.variance * precision, 1, rtol=1e-9)
+    np.testing.assert_allclose(back.log_variance, -np.log(precision), atol=1e-9)
+    np.testing.assert_allclose(back.of_x_t * precision, step.scale / step.variance, rtol=1e-9)
+    np.testing.assert_allclose(back.of_x_0 * precision, any_process.alpha(s) / any_process.sigma(s) ** 2, rtol=1e-9)
+
+
+def test_the_posterior_at_time_0_is_the_data(process):
+    back = posterior(process, jnp.zeros(3), jnp.array([0.1, 0.5, 0.9]))
+    np.testing.assert_array_equal(back.of_x_0, 1)
+    np.testing.assert_array_equal([back.of_x_t, back.variance], np.zeros((2, 3)))
+
+
+def test_the_posterior_of_pure_noise_knows_the_data_alone():
+    back = posterior(RectifiedFlow(), jnp.array([0.0, 0.5]), jnp.ones(2))
+    np.testing.assert_array_equal(back.of_x_t, 0)
+    np.testing.assert_array_equal(back.of_x_0, [1, 0.5])
+    np.testing.assert_array_equal(back.variance, [0, 0.25])
 
 
 def test_times_take_the_axes_of_what_they_meet():
