@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.models.generators import check_label
 from genjax.models.mmdit import Projections, patchify, unpatchify
 from genjax.models.sizes import check_sizes
 from genjax.nn.attention import AttentionImplementation, attention
@@ -41,9 +42,9 @@ SIZES: dict[str, dict[str, int]] = {
 class DiT(nn.Module):
     """Predicts the noise (or whatever it is trained for) of noisy images from time and class.
 
-    `apply({"params": p}, x_t (B,H,W,C), t (B,) in [0,1], labels (B,))` returns (B,H,W,C), or (B,H,W,2C) with learned
-    variances. A label is a class below `num_classes`, or `num_classes` itself: the null class. Without classes there
-    are no labels. H and W are multiples of `patch_size`; raises InputError where they are not.
+    `apply({"params": p}, x_t (B,H,W,C), t (B,) in [0,1], label (B,))` returns (B,H,W,C), or (B,H,W,2C) with learned
+    variances. A label is a class below `num_classes`, or `num_classes` itself: the null class. Raises InputError where
+    H or W is no multiple of `patch_size`, where a label is missing, and where there are no classes and it is not.
     """
 
     channels: int = 4
@@ -73,13 +74,10 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_t: Float[Array, "B H W C"], t: Float[Array, " B"], labels: Int[Array, " B"] | None = None
+        self, x_t: Float[Array, "B H W C"], t: Float[Array, " B"], label: Int[Array, " B"] | None = None
     ) -> Float[Array, "B H W C2"]:
         check_sizes(self, channels=1, patch_size=1, depth=1, num_heads=1, head_dim=1, num_classes=0)
-        if (labels is not None) != (self.num_classes > 0):
-            raise InputError(
-                f"a DiT of {self.num_classes} classes takes {'a label' if self.num_classes else 'no label'}"
-            )
+        check_label(self.num_classes, label)
         width = self.num_heads * self.head_dim
         rows, columns = (self._tokens_along(size) for size in x_t.shape[1:3])
 
@@ -90,9 +88,9 @@ class DiT(nn.Module):
         sinusoid = timestep_embedding(self.time_scale * t, 256, frequency_shift=self.frequency_shift).astype(x.dtype)
         small = nn.initializers.normal(0.02)
         condition = MLP(width, width, nn.silu, small, name="t_embedder")(lying_on(sinusoid, ("batch", None)))
-        if labels is not None:
+        if label is not None:
             table = Embedding(self.num_classes + 1, width, embedding_init=small, name="y_embedder")
-            condition = condition + table(labels)
+            condition = condition + table(label)
 
         stack = nn.scan(
             rematerialise(DiTBlock, self.remat),
