@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
         h = nn.silu(h)
         if self.dropout and keys is not None:
             h = dropped(h, self.dropout, keys)
-        h = Conv(self.features, (3, 3), kernel_init=self.last_init, name="conv2")(h)
+        h = Conv(self.features, (3, 3), ("mlp", "embed"), kernel_init=self.last_init, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, (1, 1), kernel_init=dense_init, name="shortcut")(x)
         return x + h

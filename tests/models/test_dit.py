@@ -143,6 +143,11 @@ def test_times_in_their_own_units_are_times_of_the_scale_one():
     np.testing.assert_allclose(raw, apply(weights(), inputs()), atol=1e-4)
 
 
+def test_bfloat16_weights_and_images_give_bfloat16_outputs():
+    half = {name: array.astype(jnp.bfloat16) if name == "x_t" else array for name, array in inputs().items()}
+    assert jax.eval_shape(apply, jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights()), half).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("policy", ["dots", "full"])
 def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only(policy):
     def work(remat):

@@ -169,6 +169,12 @@ def test_times_in_their_own_units_are_times_of_the_scale_one():
     np.testing.assert_allclose(raw, output(FLAT), atol=1e-4)
 
 
+def test_bfloat16_weights_and_images_give_bfloat16_outputs():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights(ADM))
+    half = inputs(ADM) | {"x_t": inputs(ADM)["x_t"].astype(jnp.bfloat16)}
+    assert jax.eval_shape(apply(ADM), params, half).dtype == jnp.bfloat16
+
+
 def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
     def work(remat):
         """How often the network and its gradient normalise something."""
