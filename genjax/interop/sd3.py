@@ -14,13 +14,14 @@ Arrays are moved, never computed with, and keep their type: both directions are 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genjax.errors import InputError
+from genjax.interop.tables import StateDict, check_names
 from genjax.nn.embeddings import sincos_2d_centre_crop
 
 __all__ = [
@@ -34,8 +35,6 @@ __all__ = [
     "to_diffusers",
     "to_original",
 ]
-
-StateDict = Mapping[str, np.ndarray]
 
 OUTSIDE = [  # genjax, diffusers, original
     ("x_embedder", "pos_embed.proj", "x_embedder.proj"),
@@ -212,7 +211,7 @@ def _export(params: Mapping, layout: Layout, patch_size: int, max_size: int, bas
     stacks = [len(flat.get(f"{name}.image.attn.qkv.bias", ())) for name in ("dual_blocks", "blocks")]
     dual = stacks[0] + any(name.startswith("last_block.image.attn2.") for name in flat)
     entries = list(_entries(layout, sum(stacks) + 1, dual, any(".norm_q." in name for name in flat)))
-    _match(flat, {entry.ours for entry in entries}, "MMDiT parameters")
+    check_names(flat, {entry.ours for entry in entries}, "MMDiT parameters")
     state_dict = {}
     for entry in entries:
         leaf = flat[entry.ours] if entry.index is None else flat[entry.ours][entry.index]
@@ -231,7 +230,8 @@ def _sizes(state_dict: StateDict, layout: Layout, head_dim: int) -> dict[str, in
     qk_norm = any(name.endswith((".norm_q.weight", ".ln_q.weight")) for name in state_dict)
     entries = list(_entries(layout, depth, dual, qk_norm))
     pos_embed = layout.prefix + layout.pos_embed
-    _match(state_dict, {name for entry in entries for name in entry.theirs} | {pos_embed}, "SD3 transformer weights")
+    expected = {name for entry in entries for name in entry.theirs} | {pos_embed}
+    check_names(state_dict, expected, "SD3 transformer weights")
 
     key_of = {entry.ours: entry.theirs[0] for entry in entries}
     width, channels, patch_size, _ = state_dict[key_of["x_embedder.kernel"]].shape
@@ -255,13 +255,3 @@ def _sizes(state_dict: StateDict, layout: Layout, head_dim: int) -> dict[str, in
 
 def _pos_embed(width: int, max_size: int, base_size: int) -> np.ndarray:
     return sincos_2d_centre_crop(max_size, max_size, width, max_size=max_size, base_size=base_size)[None]
-
-
-def _match(found: Iterable[str], expected: set[str], what: str) -> None:
-    complaints = [
-        f"{label} {', '.join(sorted(names)[:6])}{f' and {len(names) - 6} more' * (len(names) > 6)}"
-        for label, names in [("missing", expected - set(found)), ("unknown", set(found) - expected)]
-        if names
-    ]
-    if complaints:
-        raise InputError(f"these are not {what} that genjax knows: {'; '.join(complaints)}")

@@ -1,4 +1,4 @@
-"""Named rematerialisation policies: what a scanned block keeps for its backward pass."""
+"""Named rematerialisation policies: what a block keeps for its backward pass."""
 
 from typing import Literal
 
@@ -16,9 +16,13 @@ _SAVEABLE = {
 }
 
 
-def rematerialise(block: type[nn.Module], policy: RematPolicy) -> type[nn.Module]:
+def rematerialise(block: type[nn.Module], policy: RematPolicy, *, scanned: bool = True) -> type[nn.Module]:
     """`block`, keeping for its backward pass everything (`none`), the outputs of linear layers (`dots`), the outputs of
-    attention (`attention`, so that its forward kernel runs once), or nothing but its inputs (`full`)."""
+    attention (`attention`, so that its forward kernel runs once), or nothing but its inputs (`full`).
+
+    `scanned` says that a scan runs the block. Where none does, XLA would find the same work twice in one program, and
+    merge it: it is kept from that.
+    """
     if policy == "none":
         return block
-    return nn.remat(block, policy=_SAVEABLE[policy], prevent_cse=False)
+    return nn.remat(block, policy=_SAVEABLE[policy], prevent_cse=not scanned)

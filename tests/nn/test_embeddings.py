@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.nn.embeddings import sincos_1d, sincos_2d_centre_crop, timestep_embedding
+from genjax.nn.embeddings import sincos_1d, sincos_2d, sincos_2d_centre_crop, timestep_embedding
 
 TIMES = np.array([0.0, 0.37, 12.5, 999.0, 1000.0], np.float32)
 
@@ -27,6 +27,12 @@ def test_a_timestep_is_cosines_then_sines_of_geometric_frequencies():
 def test_the_slowest_timestep_frequency_approaches_the_longest_period():
     sine = timestep_embedding(jnp.ones(1), 256, max_period=100.0)[0, -1]
     np.testing.assert_allclose(sine, math.sin(100 ** (-127 / 128)), rtol=1e-5)
+
+
+def test_ddpms_timestep_is_sines_first_and_its_slowest_period_is_the_longest():
+    for t, row in zip(TIMES, timestep_embedding(TIMES, 16, frequency_shift=1, sines_first=True), strict=True):
+        angles = [float(t) / 10_000 ** (i / 7) for i in range(8)]
+        np.testing.assert_allclose(row, [math.sin(a) for a in angles] + [math.cos(a) for a in angles], atol=2e-4)
 
 
 def test_a_timestep_embedding_is_float32_whatever_its_input():
@@ -61,6 +67,12 @@ def test_a_position_is_sines_and_cosines_of_its_column_and_then_of_its_row():
             angles = [place * 8 / 12 / 10_000 ** (i / 4) for i in range(4)]
             expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
         np.testing.assert_allclose(positions[row, column], expected, atol=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_a_grid_of_whole_positions_is_a_corner_of_the_largest_in_its_own_units(height, width):
+    whole = sincos_2d(height, width, 16).reshape(height, width, 16)
+    np.testing.assert_array_equal(whole, grid(12, 12, base_size=12)[:height, :width])
 
 
 def test_transposing_a_grid_exchanges_the_halves_of_its_channels():

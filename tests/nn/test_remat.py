@@ -61,3 +61,11 @@ def test_each_policy_recomputes_what_it_does_not_keep():
         policy: [two - one for one, two in zip(counts["none"], counts[policy], strict=True)] for policy in POLICIES
     }
     assert again == {"none": [0, 0, 0], "dots": [0, 1, 1], "attention": [1, 1, 0], "full": [1, 1, 1]}
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_work_is_kept_from_being_merged_where_no_scan_does(scanned):
+    block = rematerialise(Block, "full", scanned=scanned)()
+    params = jax.tree.map(lambda leaf: leaf[0], PARAMS["blocks"])
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(block.apply({"params": params}, X)[0] ** 2)))
+    assert ("optimization_barrier" in gradient.lower(params).as_text()) != scanned
