@@ -5,6 +5,7 @@ JAX_COMPILATION_CACHE_DIR names one, is shared by the workers of xdist and by al
 """
 
 import collections
+import gc
 import os
 import re
 import shutil
@@ -25,14 +26,21 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))" 
 jaxtyping.install_import_hook([f"genjax.{room}" for room in CHECKED], CHECKER)
 
 DEVICES = 4
-CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
-"""Everything is kept: most programs of a test are so small that they would be left out, and there are thousands."""
+CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.05, "jax_persistent_cache_min_entry_size_bytes": -1}
+"""Kept is what takes longer to compile than to read: of thousands of programs most are so small that they are not."""
 
+IN_ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
+"""Cutting a program into pieces for threads takes a seventh of the compiler's time, and workers keep the cores busy."""
 PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"
+QUICK = [IN_ONE_PIECE, PLAIN_LOOPS] if jax.__version_info__ < (0, 11) else [IN_ONE_PIECE]
+"""jax 0.12 does not know the second, and ends the process."""
 
 # Compilation makes the first example slow whatever the law; in CI a law sees the same examples every time.
 hypothesis.settings.register_profile("genjax", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("genjax")
+
+gc.set_threshold(50_000, 10, 5)
+"""Tracing makes millions of objects that stay: looking through them as often as usual takes a twentieth of all time."""
 
 seconds = collections.Counter()
 """Of the tests of each room, and of each system."""
@@ -50,13 +58,14 @@ def pytest_configure(config):
 def compile_quickly(quickly: bool):
     """Laws of tiny shapes: compiling takes far longer than running. What is chosen with -m runs as people run it.
 
-    Without LLVM's costly passes and XLA's newer emitters of fused loops a program compiles in a quarter of the time.
+    Without LLVM's costly passes, XLA's newer emitters of fused loops and its threads a program compiles in less than a
+    quarter of the time.
     """
     told = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quickly)))  # for other processes too
     jax.config.update("jax_disable_most_optimizations", bool(int(told)))
-    flags = os.environ.get("XLA_FLAGS", "")
-    if int(told) and PLAIN_LOOPS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {PLAIN_LOOPS}".strip()
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if int(told):
+        os.environ["XLA_FLAGS"] = " ".join(flags + [flag for flag in QUICK if flag not in flags])
 
 
 def share_what_is_compiled(config):

@@ -5,6 +5,7 @@ Adam divides a gradient by its own size, and so makes of a gradient that is roun
 step of the whole learning rate: eps is 1e-3 here, which lets rounding stay rounding. All else is the config's own.
 """
 
+import functools
 from dataclasses import replace
 
 import chex
@@ -73,6 +74,12 @@ def runs(task, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def abstract(task):
+    """The state on a mesh by the mesh's name: shapes and where they lie. The task's `init` is traced once for each."""
+    return functools.cache(lambda name: abstract_state(replace(task, mesh=MESHES[name]), MESHES[name].build()))
+
+
 def told(directory):
     return [{name: value for name, value in line.items() if value is not None} for line in lines(directory)]
 
@@ -90,28 +97,28 @@ def test_the_mesh_changes_no_parameter_and_no_line(runs, mesh):
 
 
 @each_mesh(DIVIDED)
-def test_a_device_holds_its_share_and_no_more(task, runs, mesh):
+def test_a_device_holds_its_share_and_no_more(task, runs, abstract, mesh):
     """Of what is large, one part of as many as there are devices that share it; of the moments and averages as well."""
     mesh_here = MESHES[mesh].build()
-    abstract = abstract_state(replace(task, mesh=MESHES[mesh]), mesh_here)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    state = abstract(mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     theory = share_by_hand(replace(task, mesh=MESHES[mesh]))
-    assert bytes_per_device(shardings.parts.trained, abstract.parts.trained) == theory
+    assert bytes_per_device(shardings.parts.trained, state.parts.trained) == theory
     # The parameters, their average, and Adam's two moments; then some counters.
-    assert 0 <= bytes_per_device(shardings, abstract) - 4 * theory < 100
+    assert 0 <= bytes_per_device(shardings, state) - 4 * theory < 100
     for device in mesh_here.devices.flat:
         shards = (shard for leaf in jax.tree.leaves(runs(mesh)[1]) for shard in leaf.addressable_shards)
         held = sum(shard.data.nbytes for shard in shards if shard.device == device)
-        assert held == bytes_per_device(shardings, abstract)
+        assert held == bytes_per_device(shardings, state)
 
 
 @each_mesh(name for name in MESHES if name != "data 4, ring")
-def test_a_checkpoint_of_one_mesh_is_read_on_every_other_bit_for_bit(task, runs, mesh):
+def test_a_checkpoint_of_one_mesh_is_read_on_every_other_bit_for_bit(runs, abstract, mesh):
     directory, state = runs(mesh)
     saved = jax.device_get(to_trees(state))
     checkpoints = Checkpoints(directory / "checkpoints")
-    for other in MESHES.values():
-        template = to_trees(abstract_state(replace(task, mesh=other), other.build()))
+    for other in MESHES:
+        template = to_trees(abstract(other))
         restored = checkpoints.restore(template)
         assert restored.step == STEPS
         chex.assert_trees_all_equal(jax.device_get(restored.trees), saved)

@@ -1,6 +1,7 @@
 """One tiny system, compiled once."""
 
 import jax
+import numpy as np
 import pytest
 
 from genjax.models.byte_encoder import ByteEncoder
@@ -30,6 +31,5 @@ def params(parts):
 def parts(task):
     """Random everywhere: zero-initialised gates would hide the blocks."""
     shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten([0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype), shapes)

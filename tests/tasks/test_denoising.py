@@ -1,6 +1,7 @@
 """Laws of the denoising system: what its loss is, and that a sample is a function of seed, place and wish."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,18 @@ def test_a_fresh_network_has_the_loss_of_predicting_nothing(task):
     assert float(sums.losses["loss"]) == pytest.approx(1 + np.square(batch["image"]).mean(), rel=0.05)
 
 
-def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts):
-    batch, loss = rows(task, 4), jax.jit(task.loss)
+@pytest.fixture(scope="module")
+def loss_at(task):
+    """The loss as a function of the rate at which captions are dropped, and then of what `loss` takes."""
+
+    def at(rate, *given):
+        return replace(task, condition=replace(task.condition, dropout=rate)).loss(*given)
+
+    return jax.jit(at, static_argnums=0)
+
+
+def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts, loss_at):
+    batch, loss = rows(task, 4), partial(loss_at, task.condition.dropout)
     whole = loss(parts, batch, keys(4), task.totals(batch))
     alone = [
         loss(parts, {k: v[i : i + 1] for k, v in batch.items()}, keys(4)[i : i + 1], task.totals(batch))
@@ -57,13 +68,14 @@ def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts):
     assert float(task.totals(batch)["rows"]) == 4
 
 
-def test_a_dropped_caption_is_the_empty_one(task, parts):
+def test_a_dropped_caption_is_the_empty_one(task, parts, loss_at):
     """With dropout 1 the captions do not matter; with dropout 0 they do."""
     batch = rows(task, 4)
     other = batch | {"tokens": batch["tokens"][::-1]}
     for rate, equal in ((1.0, True), (0.0, False)):
-        loss = jax.jit(replace(task, condition=replace(task.condition, dropout=rate)).loss)
-        first, second = (float(loss(parts, each, keys(4), total(batch)).losses["loss"]) for each in (batch, other))
+        first, second = (
+            float(loss_at(rate, parts, each, keys(4), task.totals(batch)).losses["loss"]) for each in (batch, other)
+        )
         assert (first == second) is equal
 
 

@@ -64,13 +64,12 @@ def test_every_predicted_token_weighs_the_same_wherever_it_stands(task, parts):
     """A row of little text is not worth as much as a full one: shares of rows add up to the mean over tokens."""
     batch = rows(task, 4)
     batch["segments"][0, 5:] = -1
-    totals = task.totals(batch)
-    whole = float(task.loss(parts, batch, None, totals).losses["loss"])
+    totals, loss = task.totals(batch), jax.jit(task.loss)
+    whole = float(loss(parts, batch, None, totals).losses["loss"])
     shares = [
-        float(task.loss(parts, {k: v[i : i + 1] for k, v in batch.items()}, None, totals).losses["loss"])
-        for i in range(4)
+        float(loss(parts, {k: v[i : i + 1] for k, v in batch.items()}, None, totals).losses["loss"]) for i in range(4)
     ]
-    losses, counts = task.token_losses(parts, batch)
+    losses, counts = jax.jit(task.token_losses)(parts, batch)
     assert whole == pytest.approx(sum(shares), rel=1e-5)
     assert whole == pytest.approx(float(losses[np.asarray(counts)].mean()), rel=1e-5)
     assert float(totals["tokens"]) == counts.sum()
@@ -210,8 +209,8 @@ def test_a_vocabulary_that_is_too_small_is_refused(task):
 
 
 def test_logits_are_float32_in_every_precision(task, parts):
+    exact, _ = jax.jit(task.token_losses)(parts, rows(task, 2))
     for precision in ("bf16", "fp16"):
-        losses, _ = replace(task, train=Train(precision=precision)).token_losses(parts, rows(task, 2))
-        exact, _ = task.token_losses(parts, rows(task, 2))
+        losses, _ = jax.jit(replace(task, train=Train(precision=precision)).token_losses)(parts, rows(task, 2))
         assert losses.dtype == jnp.float32
         np.testing.assert_allclose(losses, exact, atol=0.1 * float(exact.max()))

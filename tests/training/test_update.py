@@ -1,5 +1,6 @@
 """Laws of the training step, on a small regression and a small game whose gradients are known."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -29,11 +30,17 @@ def fresh(task, mesh):
     return jax.device_put(initial_state(task, jax.random.key(0)), replicated(mesh))
 
 
-def trained(task, steps=10, *, rows=None):
+@functools.cache
+def update_of(task):
+    """Tests of one task share what it compiles."""
+    return make_update(task, task.mesh.build())
+
+
+def trained(task, steps=10):
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state, rows = update_of(task), fresh(task, mesh), shard_batch(batch(), mesh)
     for _ in range(steps):
-        state, told = update(state, shard_batch(rows or batch(), mesh))
+        state, told = update(state, rows)
     means = {name: float(total / weight) for name, (total, weight) in jax.device_get(told.means).items() if weight}
     return jax.device_get(state), means, update
 
@@ -87,8 +94,9 @@ def test_what_holds_still_holds_still(alone):
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_only_the_counters(poison):
-    mesh = Mesh(data=2).build()
-    update, state = make_update(REGRESSION, mesh), fresh(REGRESSION, mesh)
+    task = replace(REGRESSION, mesh=Mesh(data=2))
+    mesh = task.mesh.build()
+    update, state = update_of(task), fresh(task, mesh)
     state, _ = update(state, shard_batch(batch(), mesh))
     before = jax.device_get(state)
     bad = batch() | {"y": np.where(np.arange(ROWS) == 5, poison, batch()["y"]).astype(np.float32)}
@@ -155,8 +163,9 @@ def test_the_step_compiles_once():
 
 
 def test_the_state_is_donated():
-    mesh = Mesh(data=1).build()
-    update, state = make_update(REGRESSION, mesh), fresh(REGRESSION, mesh)
+    task = replace(REGRESSION, mesh=Mesh(data=1))
+    mesh = task.mesh.build()
+    update, state = update_of(task), fresh(task, mesh)
     update(state, shard_batch(batch(), mesh))
     assert state.parts.trained["w"].is_deleted()
 
@@ -165,7 +174,7 @@ def test_an_average_warms_up_by_the_moves_of_its_own_player():
     """Not by steps, of which a player idles on some: by hand, with decay (1 + n) / (10 + n) at its move n."""
     task = Game(every=3)
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state = update_of(task), fresh(task, mesh)
     average = jax.device_get(state.ema["generator"])
     for step in range(7):
         state, _ = update(state, shard_batch(batch(), mesh))
@@ -207,7 +216,7 @@ def test_steps_and_samples_have_random_numbers_of_their_own():
 def test_a_player_that_moves_every_third_step_holds_still_on_the_others():
     task = Game(every=3)
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state = update_of(task), fresh(task, mesh)
     moved = {"critic": [], "generator": []}
     for _ in range(7):
         before = jax.device_get(state)
@@ -293,7 +302,7 @@ class Overflowing(Regression):
 def test_an_overflow_halves_the_scale_changes_nothing_and_is_not_counted_as_skipped():
     task = fp16(replace(Overflowing(), mesh=Mesh(data=4)))
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state = update_of(task), fresh(task, mesh)
     scales, updates = [], []
     for _ in range(6):
         state, told = update(state, shard_batch(batch(), mesh))
@@ -318,7 +327,7 @@ def test_an_overflow_at_a_scale_of_one_is_counted_as_any_bad_step():
     """There is nothing left to lower: a run that overflows for ever must give up."""
     task = fp16(Steep(mesh=Mesh(data=1)))
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state = update_of(task), fresh(task, mesh)
     state = jax.device_put(state._replace(scale=state.scale._replace(value=jnp.float32(2))), replicated(mesh))
     skipped = []
     for _ in range(3):
@@ -331,7 +340,7 @@ def test_an_overflow_at_a_scale_of_one_is_counted_as_any_bad_step():
 def test_many_clean_steps_double_the_scale():
     task = fp16()
     mesh = task.mesh.build()
-    update, state = make_update(task, mesh), fresh(task, mesh)
+    update, state = update_of(task), fresh(task, mesh)
     state = state._replace(scale=state.scale._replace(clean=jnp.int32(PATIENCE - 1)))
     state, _ = update(jax.device_put(state, replicated(mesh)), shard_batch(batch(), mesh))
     assert (float(state.scale.value), int(state.scale.clean)) == (2 * FIRST, 0)
