@@ -11,6 +11,9 @@ __all__ = ["moved_fields", "moved_type"]
 MOVED: dict[str, str] = {
     "genjax.training.loop.Train": "genjax.training.task.Train",
     "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",
+    "genjax.diffusion.solvers.Euler": "genjax.diffusion.solvers.runge_kutta.Euler",
+    "genjax.diffusion.solvers.Heun": "genjax.diffusion.solvers.runge_kutta.Heun",
+    "genjax.diffusion.solvers.DPMpp2M": "genjax.diffusion.solvers.exponential.DPMpp2M",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
     "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
     "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",

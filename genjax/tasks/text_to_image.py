@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.data import Images, LabelledImages, in_blocks, readable, stacked
+from genjax.diffusion.grids import sampling_times
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow
-from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
+from genjax.diffusion.solvers import Euler, Solver, check_fit, integrate, padded
 from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
 from genjax.keys import row_keys
@@ -37,7 +38,10 @@ from genjax.tasks.text_to_image_requests import DrawImages, DrawPreview, JudgeCa
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
-__all__ = ["STRATA", "Sampler", "TextToImage"]
+__all__ = ["STEPS", "STRATA", "Sampler", "TextToImage"]
+
+STEPS = 64
+"""One program draws samples in any number of steps up to this one, and another in up to twice as many, and so on."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Sampler:
     """How samples are drawn."""
 
     solver: Solver = Euler()
-    """Solver of the probability-flow ODE."""
+    """Solver of the probability-flow ODE, or of the reverse SDE."""
     steps: int = 28
     """Number of its steps."""
     guidance: float = 5.0
@@ -102,7 +106,8 @@ class TextToImage(Task):
     # ------------------------------------------------------------------ training
 
     def init(self, key: Key[Array, ""]) -> Parts:
-        """Fresh parts; `trained` is {"model": ..., "text": ...}."""
+        """Fresh parts; `trained` is {"model": ..., "text": ...}. Raises InputError where the solver is of no use."""
+        check_fit(self.sampler.solver, self.process, self.sampler.times())  # not in `check`, which starts no device
         model_key, text_key = jax.random.split(key)
         text, (context, pooled) = _init_with_output(self.text, text_key, self.tokenize([""]))
         image = jnp.zeros((1, *self.data.image_shape))
@@ -162,14 +167,17 @@ class TextToImage(Task):
         """One image or latent per prompt, not clipped; with `trajectory`, all steps + 1 states of each, from noise on.
 
         Sample i depends on (seed, i, prompt i) alone, not on the batch. Raises InputError for a prompt that is longer
-        than the text encoder takes.
+        than the text encoder takes, and for a solver that does not fit the process.
         """
         sampler = sampler or self.sampler
         tokens = self.tokenize(prompts)
-        guided, times = sampler.guidance != 1, sampler.times()
+        solver, steps, w, guided = sampler.solver, sampler.steps, sampler.guidance, sampler.guidance != 1
+        check_fit(solver, self.process, sampler.times())
+        times = padded(sampler.times(), -(-steps // STEPS) * STEPS)
 
         def draw(rows, index):
-            return _draw(self, sampler.solver, guided, trajectory, params, rows, seed, index, sampler.guidance, times)
+            drawn = _draw(self, solver, guided, trajectory, params, rows, seed, index, w, times, steps)
+            return drawn[: steps + 1] if trajectory else drawn
 
         index, size = np.arange(len(prompts)), min(batch_size, len(prompts))
         return in_blocks(draw, tokens, index, size=size, axis=1 if trajectory else 0)
@@ -222,8 +230,8 @@ def _per_sample(draw, keys, *args):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, index, guidance, times):
-    """A batch of samples; one compilation per solver, number of steps and batch size."""
+def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, index, guidance, times, steps):
+    """A batch of samples; one compilation per solver, bound of the number of steps, and batch size."""
     condition = task.encode(params, tokens)
     denoiser = partial(task.predict, params)
     if guided:
@@ -234,7 +242,8 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
         return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
 
     noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
-    return integrate(solver, task.process, denoised, noise, times, trajectory=trajectory)
+    keys = row_keys(jax.random.fold_in(jax.random.key(seed), 1), index)  # of the noise of steps, not of the start
+    return integrate(solver, task.process, denoised, noise, times, keys=keys, steps=steps, trajectory=trajectory)
 
 
 @partial(jax.jit, static_argnums=0)

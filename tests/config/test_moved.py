@@ -6,6 +6,7 @@ from genjax import config as C
 from genjax import data
 from genjax.config.kinds import GENJAX, dataclass_named, fields
 from genjax.config.moved import MOVED, moved_type
+from genjax.diffusion import solvers
 from tests.config.conftest import ALLOWED, HERE, refused
 from tests.config.room.system import Net, System, Train
 
@@ -53,3 +54,8 @@ def test_a_run_of_a_blurred_density_is_read_by_the_name_it_was_recorded_with(nam
     old = C.from_dict({"type": f"genjax.data.densities.{name}", "points": 7})
     assert old == getattr(data, name)(points=7)
     assert C.to_dict(old)["type"] == f"genjax.data.blurred.{name}"
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPMpp2M"])
+def test_a_run_of_a_solver_is_read_by_the_name_it_was_recorded_with(name):
+    assert C.from_dict({"type": f"genjax.diffusion.solvers.{name}"}) == getattr(solvers, name)()
