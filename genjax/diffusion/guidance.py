@@ -74,7 +74,7 @@ def _std(x: Array) -> Array:
 def autoguidance(
     denoiser: ConditionalDenoiser, worse: ConditionalDenoiser, scale: float | Float[Array, ""]
 ) -> ConditionalDenoiser:
-    """worse + scale * (denoiser - worse): away from the errors of a network of less size or training (Karras et al. 2024).
+    """worse + scale * (denoiser - worse): away from the errors of a smaller or younger network (Karras et al. 2024).
 
     1 is no guidance, above 1 exaggerates what the better network does better. Predictions may be arrays, or `Denoised`.
     """

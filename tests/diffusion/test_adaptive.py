@@ -36,20 +36,13 @@ def test_the_table_is_that_of_scipy():
 
 @pytest.mark.parametrize(("process", "last"), [(RectifiedFlow(), 0.0), (VP(), 1e-3)], ids=["flow", "VP"])
 def test_the_error_falls_in_proportion_to_the_tolerance(process, last, x64):
-    tolerances = [1e-4, 1e-6, 1e-8, 1e-10]
+    tolerances = [1e-6, 1e-8, 1e-10]
     found = [solved(DormandPrince(rtol=tol, atol=tol), process, last, Z) for tol in tolerances]
     errors = np.array([float(error) for _, error in found])
     assert all(solution.arrived.all() for solution, _ in found)
     slope = np.polyfit(np.log(tolerances), np.log(errors), 1)[0]
     assert slope == pytest.approx(1, abs=0.15)
-    assert (errors < 30 * np.array(tolerances)).all()
-
-
-def test_evaluations_grow_with_the_fifth_root_of_the_accuracy(x64):
-    counts = [
-        solved(DormandPrince(rtol=tol, atol=tol), RectifiedFlow(), 0.0, Z)[0].evaluations for tol in (1e-6, 1e-11)
-    ]
-    assert (np.abs(np.log10(counts[1] / counts[0]) - 1) < 0.25).all()
+    assert (errors < 5 * np.array(tolerances)).all()
 
 
 def test_a_sample_does_not_depend_on_its_batch(x64):
@@ -93,7 +86,7 @@ def test_in_float32_it_arrives_exactly_at_the_end():
     start = jnp.asarray(Z, jnp.float32)
     solution = DormandPrince().sample(RectifiedFlow(), problems.posterior_mean(RectifiedFlow()), start)
     assert solution.arrived.all() and (solution.t == 0).all() and solution.x.dtype == jnp.float32
-    np.testing.assert_allclose(solution.x, problems.solution(RectifiedFlow(), Z, 0.0), atol=1e-4)
+    np.testing.assert_allclose(solution.x, problems.solution(RectifiedFlow(), Z, 0.0), atol=5e-4)
 
 
 @pytest.mark.parametrize("wrong", [{"rtol": -1.0}, {"atol": 0.0}, {"max_steps": 0}])
