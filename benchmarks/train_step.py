@@ -163,7 +163,7 @@ def draws_of_ours(task: TextToImage, step: int) -> tuple[torch.Tensor, ...]:
     """Times, noise and dropped captions of a step, as the loss of the task draws them, in torch's layout."""
     step_key = jax.random.fold_in(jax.random.key(task.train.seed), step)
     keys = jax.vmap(functools.partial(jax.random.split, num=3))(row_keys(step_key, jnp.arange(task.train.batch_size)))
-    t = task.times.quantile(jax.vmap(jax.random.uniform)(keys[:, 0]))
+    t = task.times.quantile(jax.vmap(jax.random.uniform)(keys[:, 0]), task.process)
     eps = jax.vmap(lambda key: jax.random.normal(key, sd3.IMAGE))(keys[:, 1])
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, task.caption_dropout))(keys[:, 2])
     return tuple(torch.from_numpy(np.array(x)) for x in (t, jnp.moveaxis(eps, -1, 1), dropped))

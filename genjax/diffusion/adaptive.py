@@ -94,7 +94,12 @@ class DormandPrince:
 
         A process whose velocity is infinite at the data, as that of VP, has to end at a small time.
         """
-        return self.solve(lambda x, t: velocity(process, *denoiser(x, t), t), x, first, last)
+        
+        def slope(x, t):
+            denoised = denoiser(x, t)
+            return velocity(process, denoised.x_0, denoised.eps, t)
+
+        return self.solve(slope, x, first, last)
 
     def solve(
         self,

@@ -106,6 +106,7 @@ def classifier_guidance(
         gradient = jax.grad(lambda x: log_probability(x, t).sum())(x_t)
         alpha, sigma = process.alpha(like(t, x_t)), process.sigma(like(t, x_t))
         gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)
-        return Denoised(denoised.x_0 + scale * gain * gradient, denoised.eps - scale * sigma * gradient)
+        x_0, eps = denoised.x_0 + scale * gain * gradient, denoised.eps - scale * sigma * gradient
+        return denoised._replace(x_0=x_0, eps=eps)
 
     return guided

@@ -176,9 +176,9 @@ class Trigonometric:
 class DDPM:
     """The chain of N discrete steps, read at all times: step n = 1, ..., N is at t = n / N, data at t = 0.
 
-    log(alpha^2) is interpolated linearly, so that beta(t) is constant within a step, every step of the chain is that of
-    the SDE over 1 / N exactly, and nothing vanishes by subtraction. Diffusers and the released checkpoints count from
-    0: their timestep is n - 1 = N t - 1.
+    log(alpha^2) is interpolated by a monotone cubic (Fritsch and Butland 1984): beta(t) is continuous, as solvers want
+    it, log-SNR decreases, and nothing vanishes by subtraction. Diffusers and the released checkpoints count from 0:
+    their timestep is n - 1 = N t - 1.
     """
 
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
@@ -219,11 +219,12 @@ class DDPM:
 
     def _log_squared_alpha(self, t: Array) -> Array:
         t = jnp.asarray(t)
-        table = jnp.asarray(_log_kept(self), t.dtype)
+        values, rises, slopes = (jnp.asarray(table, t.dtype) for table in _tables(self))
         position = t * self.steps
         step = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, self.steps - 1)
-        within = position - step
-        return (1 - within) * table[step] + within * table[step + 1]
+        u = position - step
+        bent = slopes[step] * (1 - u) ** 2 - slopes[step + 1] * u * (1 - u)
+        return values[step] + u * (rises[step] * u * (3 - 2 * u) + bent)
 
     def times(
         self, steps: int, spacing: Literal["leading", "linspace", "trailing"] = "trailing"
@@ -249,6 +250,8 @@ class DDPM:
 
 
 @functools.cache
-def _log_kept(process: DDPM) -> Float[np.ndarray, " nodes"]:
-    """log(alpha^2) after 0, ..., N steps."""
-    return np.concatenate([[0.0], np.cumsum(np.log1p(-process.betas()))])
+def _tables(process: DDPM) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " N"], Float[np.ndarray, " nodes"]]:
+    """log(alpha^2) after 0, ..., N steps, its rise in each step, and its slope per step where two of them meet."""
+    rises = np.log1p(-process.betas())
+    inner = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
+    return np.append(0.0, np.cumsum(rises)), rises, np.concatenate([rises[:1], inner, rises[-1:]])

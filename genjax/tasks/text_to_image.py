@@ -23,7 +23,7 @@ from genjax.diffusion.grids import sampling_times
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
-from genjax.diffusion.process import Process, RectifiedFlow
+from genjax.diffusion.process import Process, RectifiedFlow, prior_std
 from genjax.diffusion.solvers import Euler, Solver, check_fit, integrate, padded
 from genjax.diffusion.times import LogitNormal, TimeDensity, shifted
 from genjax.errors import InputError
@@ -127,7 +127,7 @@ class TextToImage(Task):
         """The denoising loss, at one time and noise per sample."""
         x_0, tokens = batch["image"], batch["tokens"]
         time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
-        t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys)), self.time_shift)
+        t = shifted(self.times.quantile(_per_sample(jax.random.uniform, time_keys), self.process), self.time_shift)
         eps = _per_sample(jax.random.normal, noise_keys, x_0.shape[1:])
         dropped = _per_sample(partial(jax.random.bernoulli, p=self.caption_dropout), drop_keys)
         tokens = jnp.where(dropped[:, None], self.tokenize([""]), tokens)
@@ -239,9 +239,10 @@ def _draw(task: TextToImage, solver, guided, trajectory, params, tokens, seed, i
         denoiser = classifier_free_guidance(denoiser, task.encode(params, empty), guidance)
 
     def denoised(x, t):
-        return task.prediction.denoised(task.process, denoiser(x, t, condition), x, t)
+        output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
+        return task.prediction.denoised(task.process, output, x, t)
 
-    noise = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
+    noise = prior_std(task.process) * _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), 1), index)  # of the noise of steps, not of the start
     return integrate(solver, task.process, denoised, noise, times, keys=keys, steps=steps, trajectory=trajectory)
 

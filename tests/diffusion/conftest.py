@@ -22,7 +22,7 @@ class Curved:
         return 2 * t
 
 
-SCHEDULES = [DDPM(), DDPM("scaled_linear", 0.00085, 0.012), DDPM("cosine")]
+SCHEDULES = [DDPM(), DDPM("cosine")]
 KINDS = [RectifiedFlow(), VP(), CosineVP(), SubVP(), VE(), EDM(), Trigonometric(), *SCHEDULES]
 
 

@@ -176,7 +176,7 @@ def test_a_scaled_classifier_has_the_score_of_the_tilted_density(process, points
     guided = classifier_guidance(process, denoised(process, np.arange(3)), log_probability, 2.5)(x, t)
     score = jax.grad(lambda x: log_tilted(x, t).sum())(x)
     np.testing.assert_allclose(guided.eps, -process.sigma(t)[:, None] * score, atol=1e-10)
-    np.testing.assert_allclose(noised(process, *guided, t), x, atol=1e-10)
+    np.testing.assert_allclose(noised(process, guided.x_0, guided.eps, t), x, atol=1e-10)
 
 
 def test_a_classifier_without_weight_is_none_and_pure_noise_tells_it_nothing(points):

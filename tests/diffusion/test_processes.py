@@ -134,12 +134,14 @@ def test_every_step_of_the_chain_is_a_transition_of_its_beta(schedule, x64):
 
 
 @every_schedule
-def test_within_a_step_beta_is_constant(schedule, x64):
-    process, step = SCHEDULES[schedule], 417
-    f, g2 = sde(process, (step + jnp.array([0.1, 0.5, 0.9])) / 1000)
-    rate = -1000 * np.log1p(-process.betas()[step])
-    np.testing.assert_allclose(f, -rate / 2, rtol=1e-9)
-    np.testing.assert_allclose(g2, rate, rtol=1e-9)
+def test_between_the_steps_beta_is_continuous_and_positive(schedule, x64):
+    """From both sides of every step, where it is the harmonic mean of the two slopes."""
+    process, n = SCHEDULES[schedule], np.arange(1, 1000)
+    left, right = (sde(process, (n + offset) / 1000).squared_diffusion for offset in (-1e-9, 1e-9))
+    rates = -1000 * np.log1p(-process.betas())
+    np.testing.assert_allclose(left, right, rtol=1e-6)
+    np.testing.assert_allclose(right, 2 / (1 / rates[1:] + 1 / rates[:-1]), rtol=1e-6)
+    assert (sde(process, (n + 0.37) / 1000).squared_diffusion > 0).all()
 
 
 def test_a_linear_chain_of_many_steps_is_the_vp_sde():

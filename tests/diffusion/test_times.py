@@ -10,9 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from scipy.stats import kstest, norm
 
-from genjax.diffusion.times import CosMap, LogitNormal, Mode, Uniform, shifted
+from genjax.diffusion.process import RectifiedFlow, log_snr
+from genjax.diffusion.processes import EDM, VE, VP, Trigonometric
+from genjax.diffusion.times import (
+    Antithetic,
+    ChainSteps,
+    CosMap,
+    Independent,
+    LogitNormal,
+    LogNormal,
+    Mode,
+    Stratified,
+    Uniform,
+    UniformLogSNR,
+    shifted,
+)
 from genjax.errors import InputError
+from genjax.keys import row_keys
 
 MODE_LIMITS = (-1.0, 2 / (math.pi - 2))
 SMOOTH = [Uniform(), LogitNormal(), LogitNormal(0.5, 0.7), Mode(), Mode(-0.9), Mode(1.5), CosMap()]
@@ -151,3 +167,125 @@ def test_a_shift_keeps_the_ends_and_moves_the_middle_towards_noise(shift):
     assert shifted(0.0, shift) == 0
     np.testing.assert_allclose(shifted(1.0, shift), 1)
     np.testing.assert_allclose(shifted(0.5, shift), shift / (1 + shift))
+
+
+# ------------------------------------------------------------------------------------------- densities of the noise
+
+OF_NOISE = [LogNormal(), UniformLogSNR(0.01, 0.8)]
+
+every_density_of_noise = pytest.mark.parametrize("times", OF_NOISE, ids=str)
+by_process = pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda p: type(p).__name__)
+
+
+@by_process
+@every_density_of_noise
+def test_a_density_of_noise_is_one_over_the_slope_of_its_quantile(times, process, x64):
+    t, slope = jax.jit(lambda u: jax.jvp(lambda u: times.quantile(u, process), (u,), (jnp.ones_like(u),)))(U)
+    np.testing.assert_allclose(times.density(t, process) * slope, 1, rtol=1e-7)
+
+
+@by_process
+@every_density_of_noise
+def test_drawn_times_pass_kolmogorov_smirnov_against_the_integral_of_the_density(times, process, x64):
+    t = np.asarray(jax.jit(lambda u: times.quantile(u, process))(np.random.default_rng(0).uniform(size=4_000)))
+    # The integral over log-SNR, in which all of these are smooth on every process.
+    knots = np.asarray(jax.jit(lambda u: times.quantile(u, process))(np.linspace(1e-9, 1 - 1e-9, 4_001)))
+    level = -np.asarray(log_snr(process, knots))
+    slope = np.asarray(jax.vmap(jax.grad(lambda t: -log_snr(process, t)))(knots))
+    density = np.asarray(times.density(knots, process)) / slope
+    cumulated = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(level))])
+    np.testing.assert_allclose(cumulated[-1], 1, atol=2e-3)
+    assert kstest(t, lambda t: np.interp(-log_snr(process, jnp.asarray(t)), level, cumulated)).pvalue > 0.01
+
+
+def test_the_noise_of_a_log_normal_is_that_of_edm_under_any_process():
+    u = np.random.default_rng(0).uniform(size=4_000).astype(np.float32)
+    for process in (RectifiedFlow(), Trigonometric(), EDM()):
+        noise = -log_snr(process, jax.jit(lambda u, process=process: LogNormal().quantile(u, process))(u))
+        assert kstest(np.float64(noise), norm(-1.2, 1.2).cdf).pvalue > 0.01
+
+
+def test_a_log_normal_is_cut_where_a_process_has_no_noise_left_or_no_more():
+    process = VE(sigma_min=0.2, sigma_max=0.4)
+    noise = np.exp(-log_snr(process, LogNormal().quantile(jnp.linspace(0.001, 0.999, 99), process)))
+    assert (noise > 0.2).all() and (noise < 0.4).all() and (np.diff(noise) > 0).all()
+
+
+def test_a_uniform_log_snr_is_uniform():
+    u = np.linspace(0.001, 0.999, 99, dtype=np.float32)
+    t = jax.jit(lambda u: UniformLogSNR().quantile(u, Trigonometric()))(u)
+    ends = log_snr(Trigonometric(), jnp.array([1e-5, 1 - 1e-5]))
+    np.testing.assert_allclose(log_snr(Trigonometric(), t), ends[0] + (ends[1] - ends[0]) * u, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: LogNormal(std=0.0), "std of LogNormal is positive, not 0.0"),
+        (lambda: UniformLogSNR(0.5, 0.4), "start and end of UniformLogSNR lie in"),
+        (lambda: ChainSteps(0), "steps of ChainSteps is at least 1, not 0"),
+    ],
+)
+def test_what_is_no_density_is_refused(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()
+
+
+def test_the_steps_of_a_chain_are_equally_likely():
+    u = (np.arange(4000, dtype=np.float32) + 0.5) / 4000
+    t, counts = np.unique(ChainSteps(10).quantile(u), return_counts=True)
+    np.testing.assert_allclose(t, np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_array_equal(counts, 400)
+    np.testing.assert_allclose(ChainSteps(10).quantile(jnp.array([0.0, 1.0])), [0.1, 1.0])
+    np.testing.assert_array_equal(ChainSteps(10).density(jnp.array([0.1, 0.15, 0.7])), [np.inf, 0, np.inf])
+
+
+# -------------------------------------------------------------------------------------------------- draws of a batch
+
+BATCHES = jax.vmap(lambda seed: row_keys(seed, jnp.arange(8)))(jnp.arange(1500))
+"""The keys of 1,500 batches of 8 rows."""
+
+
+@functools.cache
+def drawn(draws):
+    return np.asarray(jax.jit(jax.vmap(draws))(BATCHES))
+
+
+every_draw = pytest.mark.parametrize("draws", [Independent(), Stratified(), Antithetic()], ids=str)
+
+
+@every_draw
+@pytest.mark.parametrize("row", [0, 3])
+def test_each_row_of_a_batch_is_uniform_whatever_its_place(draws, row):
+    assert kstest(np.float64(drawn(draws)[:, row]), "uniform").pvalue > 0.01
+
+
+@every_draw
+def test_no_draw_is_0_or_1(draws):
+    assert drawn(draws).dtype == np.float32
+    assert (drawn(draws) > 0).all() and (drawn(draws) < 1).all()
+
+
+def test_an_independent_row_depends_on_its_own_key_alone():
+    keys = row_keys(0, jnp.arange(8))
+    np.testing.assert_array_equal(Independent()(keys)[3:5], Independent()(keys[3:5]))
+    assert not Independent().couples_rows and Stratified().couples_rows and Antithetic().couples_rows
+
+
+def test_antithetic_rows_are_at_even_distances():
+    np.testing.assert_allclose(np.diff(np.sort(drawn(Antithetic()), axis=1), axis=1), 1 / 8, atol=1e-6)
+
+
+def test_stratified_rows_have_one_in_each_arc():
+    """Of eight arcs of equal length, from wherever one begins: neighbours are less than two arcs apart."""
+    rows = np.sort(drawn(Stratified()), axis=1)
+    gaps = np.diff(np.concatenate([rows, rows[:, :1] + 1], axis=1), axis=1)
+    assert gaps.max() < 2 / 8 and gaps.min() >= 0
+
+
+@pytest.mark.parametrize(("draws", "at_most"), [(Stratified(), 0.15), (Antithetic(), 0.02)], ids=str)
+def test_coupled_rows_have_the_mean_and_a_fraction_of_the_variance_of_independent_ones(draws, at_most):
+    """Of the mean of a smooth periodic function, at eight rows."""
+    coupled, free = (np.sin(2 * np.pi * drawn(d)) + np.cos(4 * np.pi * drawn(d)) for d in (draws, Independent()))
+    assert abs(coupled.mean()) < 4 * free.std() / free.size**0.5
+    assert coupled.mean(axis=1).var() < at_most * free.mean(axis=1).var()

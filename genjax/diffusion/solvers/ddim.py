@@ -40,7 +40,7 @@ class DDIM:
         return x
 
     def step(self, process, denoiser, x, step):
-        x_0, eps = at(denoiser, x, step.t)
+        x_0, eps = at(denoiser, x, step.t)[:2]
         alpha, sigma = process.alpha(step.t_next), process.sigma(step.t_next)
         if not self.stochastic:
             return alpha * x_0 + sigma * eps

@@ -149,4 +149,5 @@ def slope(
 ) -> Float[Array, "B *shape"]:
     """dx/dt of the probability-flow ODE: the velocity of what the denoiser says (Song et al. 2021, equation 13)."""
     t = jnp.broadcast_to(t, x.shape[:1])
-    return velocity(process, *denoiser(x, t), t)
+    denoised = denoiser(x, t)
+    return velocity(process, denoised.x_0, denoised.eps, t)
