@@ -7,6 +7,7 @@ medium_35, large_35         the shapes of SD3.5
 """
 
 from genjax.data import Emoji, Images, Npz
+from genjax.diffusion.grids import ShiftedTimes
 from genjax.diffusion.solvers import DPMpp2M
 from genjax.diffusion.times import LogitNormal
 from genjax.models.byte_encoder import ByteEncoder
@@ -34,7 +35,7 @@ def nano() -> Denoising:
         ),
         condition=Text(ByteEncoder(max_length=32, width=64, pooled_width=64)),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, shift=1.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, grid=ShiftedTimes(1.0)),
         data=Images(image_size=8, channels=1),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
@@ -56,7 +57,7 @@ def emoji() -> Denoising:
         ),
         condition=Text(WordEncoder(vocabulary=1536, width=128, pooled_width=128, num_heads=4)),
         times=LogitNormal(0.5, 1.0),
-        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=3.0, shift=1.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=3.0, grid=ShiftedTimes(1.0)),
         data=Emoji(size=32),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=200, decay="cosine", weight_decay=0.01),
         train=Train(steps=10_000, batch_size=32, ema_decay=0.999, data_threads=0, sample_every=250),
@@ -71,7 +72,7 @@ def published(depth: int, **model) -> Denoising:
         condition=Text(ByteEncoder(max_length=256, width=4096, pooled_width=2048, num_heads=64)),
         space=Latents(),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver=DPMpp2M(), steps=28, guidance=5.0, shift=3.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=28, guidance=5.0, grid=ShiftedTimes(3.0)),
         data=Npz(),
         optimizer=AdamW(learning_rate=1e-4, warmup_steps=1000),
         train=Train(steps=500_000, batch_size=1024, precision="bf16"),

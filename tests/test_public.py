@@ -13,7 +13,10 @@ from genjax.nn.embeddings import timestep_embedding
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "genjax").rglob("*.py") if path.name != "__init__.py")
-OFFERS = [ROOT / room / "__init__.py" for room in ("genjax/config", "genjax/data", "pallas_kernels")]
+OFFERS = [
+    ROOT / room / "__init__.py"
+    for room in ("genjax/config", "genjax/data", "genjax/diffusion/solvers", "pallas_kernels")
+]
 OTHERS = {"config", "data", "interop", "parallel", "runs", "tasks", "training"}
 """Rooms that are neither networks nor mathematics."""
 

@@ -9,9 +9,11 @@ from genjax.errors import InputError
 __all__ = ["moved_fields", "moved_type", "reshaped"]
 
 MOVED: dict[str, str] = {
-    "genjax.tasks.text_to_image.Sampler": "genjax.tasks.denoising.Sampler",
     "genjax.training.loop.Train": "genjax.training.task.Train",
     "genjax.training.checkpoints.Checkpoint": "genjax.runs.checkpoints.Checkpoint",
+    "genjax.diffusion.solvers.Euler": "genjax.diffusion.solvers.runge_kutta.Euler",
+    "genjax.diffusion.solvers.Heun": "genjax.diffusion.solvers.runge_kutta.Heun",
+    "genjax.diffusion.solvers.DPMpp2M": "genjax.diffusion.solvers.exponential.DPMpp2M",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
     "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
     "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",
@@ -32,8 +34,18 @@ def _text_to_image(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _sampler(data: dict[str, Any]) -> dict[str, Any]:
+    """Before grids were kinds, there were two, each with a shift."""
+    data = dict(data)
+    shift, spacing = data.pop("shift", 3.0), data.pop("spacing", "uniform")
+    kind = {"uniform": "ShiftedTimes", "sd3": "SD3Times"}.get(spacing, spacing)
+    grid = {"type": f"genjax.diffusion.grids.{kind}", "shift": shift}
+    return data | {"type": "genjax.tasks.denoising.Sampler", "grid": grid}
+
+
 RESHAPED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "genjax.tasks.text_to_image.TextToImage": _text_to_image,
+    "genjax.tasks.text_to_image.Sampler": _sampler,
 }
 """By the recorded type: what a record of it would be today. For what is more than another name."""
 

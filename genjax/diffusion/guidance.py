@@ -1,4 +1,15 @@
-"""Guidance: functions from denoisers to denoisers. A denoiser here is (x_t, t, condition) -> prediction."""
+"""Guidance: functions from denoisers to denoisers. A denoiser here is (x_t, t, condition) -> prediction.
+
+With c the conditional, u the unconditional and b the prediction of a worse network, w the scale:
+
+    classifier-free    u + w (c - u), between two times                  Ho and Salimans 2022, arXiv:2207.12598
+      rescaled         phi std(c) / std(.) times it, and 1 - phi of it   Lin et al. 2023, arXiv:2305.08891, section 3.4
+    classifier         score + w grad log p(y | x_t)                     Dhariwal and Nichol 2021, arXiv:2105.05233
+    autoguidance       b + w (c - b)                                     Karras et al. 2024, arXiv:2406.02507
+
+A scale of 1 (of a classifier, 0) is no guidance: call the denoiser itself, which costs one pass. Any affine prediction
+may be guided by the first and the last, as their combinations commute with conversion.
+"""
 
 from collections.abc import Callable
 
@@ -6,25 +17,96 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-__all__ = ["ConditionalDenoiser", "classifier_free_guidance"]
+from genjax.diffusion.predictions import Denoised
+from genjax.diffusion.process import Process, like
+from genjax.errors import InputError
+
+__all__ = ["ConditionalDenoiser", "autoguidance", "classifier_free_guidance", "classifier_guidance"]
 
 ConditionalDenoiser = Callable[[Array, Array, PyTree], Array]
 
 
 def classifier_free_guidance(
-    denoiser: ConditionalDenoiser, unconditional: PyTree[Array, "C"], scale: float | Float[Array, ""]
+    denoiser: ConditionalDenoiser,
+    unconditional: PyTree[Array, "C"],
+    scale: float | Float[Array, ""],
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
 ) -> ConditionalDenoiser:
     """u + scale * (c - u) of the conditional and unconditional predictions (Ho and Salimans 2022).
 
     `scale` is the w of SD3 and diffusers: 1 is no guidance (call `denoiser` itself: it costs half), 0 is
     unconditional. `unconditional` has the tree and shapes of one batch of conditions. Both predictions come from one
-    forward pass of twice the batch; any affine prediction may be guided, as the combination commutes with conversion.
+    forward pass of twice the batch.
+
+    interval: (low, high), the times at which it guides; the prediction is the conditional one at others (Kynkaanniemi
+        et al. 2024, arXiv:2404.07724). Both passes are made all the same.
+    rescale: phi of Lin et al. 2023, from 0 (none) to 1: how far each sample's standard deviation is brought back to
+        that of the conditional prediction.
+
+    Raises InputError for an interval or a rescale outside [0, 1].
     """
+    if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
+        raise InputError(f"the interval of guidance is 0 <= low <= high <= 1, not {interval[0]} to {interval[1]}")
+    if not 0 <= rescale <= 1:
+        raise InputError(f"the rescale of guidance lies in [0, 1], not at {rescale}")
 
     def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], condition: PyTree[Array, "C"]) -> Array:
         both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), condition, unconditional)
         prediction = denoiser(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both)
         conditional, free = jnp.split(prediction, 2)
-        return free + scale * (conditional - free)
+        moved = free + scale * (conditional - free)
+        if rescale:
+            moved = moved * (rescale * _std(conditional) / _std(moved) + 1 - rescale)
+        if interval is None:
+            return moved
+        inside = (t >= interval[0]) & (t <= interval[1])
+        return jnp.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), moved, conditional)
+
+    return guided
+
+
+def _std(x: Array) -> Array:
+    return jnp.std(x, axis=tuple(range(1, x.ndim)), keepdims=True)
+
+
+def autoguidance(
+    denoiser: ConditionalDenoiser, worse: ConditionalDenoiser, scale: float | Float[Array, ""]
+) -> ConditionalDenoiser:
+    """worse + scale * (denoiser - worse): away from the errors of a smaller or younger network (Karras et al. 2024).
+
+    1 is no guidance, above 1 exaggerates what the better network does better. Predictions may be arrays, or `Denoised`.
+    """
+
+    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], condition: PyTree[Array]) -> PyTree[Array]:
+        good, bad = denoiser(x_t, t, condition), worse(x_t, t, condition)
+        return jax.tree.map(lambda good, bad: bad + scale * (good - bad), good, bad)
+
+    return guided
+
+
+def classifier_guidance(
+    process: Process,
+    denoiser: Callable[[Array, Array], Denoised],
+    log_probability: Callable[[Array, Array], Array],
+    scale: float | Float[Array, ""] = 1.0,
+) -> Callable[[Array, Array], Denoised]:
+    """The denoiser whose score is moved by scale * grad log p(y | x_t) (Dhariwal and Nichol 2021, algorithm 2).
+
+    log_probability: (x_t (B, ...), t (B,)) -> (B,), log p(y | x_t) of what is wanted of each row, which depends on that
+        row alone. With the true one and a scale of 1, the result is the denoiser of the data given y.
+
+    eps moves by -sigma scale grad, and x_0 by sigma^2 / alpha scale grad; where alpha is 0 a classifier knows nothing,
+    and x_0 stays.
+    """
+
+    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"]) -> Denoised:
+        denoised = denoiser(x_t, t)
+        gradient = jax.grad(lambda x: log_probability(x, t).sum())(x_t)
+        alpha, sigma = process.alpha(like(t, x_t)), process.sigma(like(t, x_t))
+        gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)
+        x_0, eps = denoised.x_0 + scale * gain * gradient, denoised.eps - scale * sigma * gradient
+        return denoised._replace(x_0=x_0, eps=eps)
 
     return guided

@@ -71,7 +71,7 @@ class LogitNormal:
 
     def __post_init__(self):
         if self.std <= 0:
-            raise InputError(f"the std of a LogitNormal time density is positive, not {self.std}")
+            raise InputError(f"std of a LogitNormal time density is positive, not {self.std}")
 
     def quantile(self, u: Float[Array, "*shape"], process: Process | None = None) -> Float[Array, "*shape"]:
         return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
@@ -89,7 +89,7 @@ class Mode:
 
     def __post_init__(self):
         if not -1 <= self.scale <= 2 / (math.pi - 2):
-            raise InputError(f"the scale of a Mode time density lies in [-1, 2 / (pi - 2)], not at {self.scale}")
+            raise InputError(f"scale of a Mode time density lies in [-1, 2 / (pi - 2)], not at {self.scale}")
 
     def quantile(self, u: Float[Array, "*shape"], process: Process | None = None) -> Float[Array, "*shape"]:
         # The paper's map with u replaced by 1 - u, which makes it increase.

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.data import Images, LabelledImages, in_blocks, stacked
+from genjax.diffusion.grids import Grid, ShiftedTimes
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow, prior_std
-from genjax.diffusion.solvers import Euler, Solver, integrate, sampling_times
+from genjax.diffusion.solvers import Euler, Solver, check_fit, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
 from genjax.diffusion.weightings import Unweighted, Weighting
 from genjax.errors import InputError
@@ -42,7 +42,10 @@ from genjax.tasks.spaces import Pixels, Space
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
-__all__ = ["STRATA", "Denoising", "Sampler"]
+__all__ = ["STEPS", "STRATA", "Denoising", "Sampler"]
+
+STEPS = 64
+"""One program draws samples in any number of steps up to this one, another in up to twice as many, and so on."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +53,28 @@ class Sampler:
     """How samples are drawn."""
 
     solver: Solver = Euler()
-    """Solver of the probability-flow ODE."""
+    """Solver of the probability-flow ODE, or of the reverse SDE."""
     steps: int = 28
     """Number of its steps."""
     guidance: float = 5.0
     """Scale w of classifier-free guidance, u + w (c - u); 1 is none, and costs half."""
-    shift: float = 3.0
-    """Shift of the times towards noise, for high resolutions; 1 is none."""
-    spacing: Literal["uniform", "sd3"] = "uniform"
-    """Grid of times: uniform before the shift, or the table of the released SD3 code."""
+    grid: Grid = ShiftedTimes(3.0)
+    """At which times it stops on the way from noise to data."""
 
     def __post_init__(self):
         if self.steps < 1:
             raise InputError(f"steps is the number of sampling steps, at least 1, not {self.steps}")
-        if not self.shift > 0:
-            raise InputError(f"shift of the sampling times is positive, not {self.shift}")
 
     @property
     def evaluations(self) -> int:
         """Network evaluations for one sample (NFE), the two of guidance counted."""
         return self.steps * self.solver.evaluations_per_step * (1 if self.guidance == 1 else 2)
 
-    def times(self) -> np.ndarray:
-        """The steps + 1 times from noise to data."""
-        return sampling_times(self.steps, shift=self.shift, spacing=self.spacing)
+    def times(self, process: Process) -> Float[np.ndarray, " times"]:
+        """The steps + 1 times from noise to data. Raises InputError where the solver or the grid do not fit."""
+        times = self.grid.grid(process, self.steps)
+        check_fit(self.solver, process, times)
+        return times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class Denoising(Task):
             raise InputError(
                 f"guidance is {sampler.guidance:g}, and a condition of {kind} has no null: only 1 is accepted"
             )
+        sampler.times(self.process)
 
     # ------------------------------------------------------------------ training
 
@@ -194,18 +196,23 @@ class Denoising(Task):
         """One image or latent for each of the words; with `trajectory`, all steps + 1 states of each, from noise on.
 
         Sample i depends on (seed, i, words i) alone, not on the batch. Raises InputError for words that stand for
-        nothing, such as a prompt that is longer than the text encoder takes.
+        nothing, such as a prompt that is longer than the text encoder takes, and for a sampler that does not fit.
         """
         sampler = sampler or self.sampler
         self.check_sampler(sampler)
         rows, index = self.condition.asked(words, self.data), np.arange(len(words))
-        guided, times = sampler.guidance != 1, sampler.times()
-        drawn = partial(
-            _draw, self, sampler.solver, guided, trajectory, seed=seed, guidance=sampler.guidance, times=times
-        )
+        steps, guided = sampler.steps, sampler.guidance != 1
+        given = {
+            "seed": seed,
+            "guidance": sampler.guidance,
+            "times": padded(sampler.times(self.process), -(-steps // STEPS) * STEPS),
+            "steps": steps,
+        }
+        drawn = partial(_draw, self, sampler.solver, guided, trajectory, **given)
 
         def draw(index, *arrays):
-            return by_rows(drawn, trained, dict(zip(rows, arrays, strict=True)), index)
+            images = by_rows(drawn, trained, dict(zip(rows, arrays, strict=True)), index)
+            return images[: steps + 1] if trajectory else images
 
         size = min(batch_size, len(words))
         return in_blocks(draw, index, *rows.values(), size=size, axis=1 if trajectory else 0)
@@ -236,8 +243,8 @@ def _per_sample(draw, keys, *args):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, seed, guidance, times):
-    """A batch of samples; one compilation per solver, number of steps and batch size."""
+def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, seed, guidance, times, steps):
+    """A batch of samples; one compilation per solver, bound of the number of steps, and batch size."""
     condition = task.encode(trained, rows)
     denoiser = partial(task.predict, trained)
     if guided:
@@ -249,7 +256,9 @@ def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, 
         return task.prediction.denoised(task.process, output, x, t)
 
     noise = prior_std(task.process) * _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
-    return task.space.to_image(integrate(solver, task.process, denoised, noise, times, trajectory=trajectory))
+    keys = row_keys(jax.random.fold_in(jax.random.key(seed), 1), index)  # of the noise of steps, not of the start
+    x = integrate(solver, task.process, denoised, noise, times, keys=keys, steps=steps, trajectory=trajectory)
+    return task.space.to_image(x)
 
 
 @partial(jax.jit, static_argnums=0)

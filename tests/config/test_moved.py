@@ -6,6 +6,8 @@ from genjax import config as C
 from genjax import data
 from genjax.config.kinds import GENJAX, dataclass_named, fields, type_name
 from genjax.config.moved import MOVED, moved_type
+from genjax.diffusion import solvers
+from genjax.diffusion.grids import SD3Times, ShiftedTimes
 from tests.config.conftest import ALLOWED, HERE, refused
 from tests.config.room.system import Net, System, Train
 
@@ -61,12 +63,19 @@ def test_a_system_of_texts_recorded_before_there_were_conditions_is_one_of_denoi
         "type": "genjax.tasks.text_to_image.TextToImage",
         "text": {"type": "genjax.models.byte_encoder.ByteEncoder", "max_length": 24},
         "caption_dropout": 0.25,
-        "sampler": {"type": "genjax.tasks.text_to_image.Sampler", "steps": 7},
+        "sampler": {"type": "genjax.tasks.text_to_image.Sampler", "steps": 7, "shift": 2.0, "spacing": "sd3"},
     }
     task = C.from_dict(record)
     assert type_name(type(task)) == "genjax.tasks.denoising.Denoising"
     assert (task.condition.encoder.max_length, task.condition.dropout, task.sampler.steps) == (24, 0.25, 7)
     assert type(task.space).__name__ == "Latents"
+    assert task.sampler.grid == SD3Times(2.0)
     assert C.from_dict(C.to_dict(task)) == task
-    del record["text"], record["caption_dropout"]
+    del record["text"], record["caption_dropout"], record["sampler"]["shift"], record["sampler"]["spacing"]
     assert C.from_dict(record).condition == type(task.condition)()
+    assert C.from_dict(record).sampler.grid == ShiftedTimes(3.0)
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPMpp2M"])
+def test_a_run_of_a_solver_is_read_by_the_name_it_was_recorded_with(name):
+    assert C.from_dict({"type": f"genjax.diffusion.solvers.{name}"}) == getattr(solvers, name)()

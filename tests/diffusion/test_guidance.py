@@ -1,12 +1,14 @@
-"""Laws of classifier-free guidance."""
+"""Laws of guidance: where it is none, what it goes through, and the exact one of a known mixture."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.diffusion.guidance import classifier_free_guidance
-from genjax.diffusion.predictions import Velocity
+from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance
+from genjax.diffusion.predictions import Denoised, Velocity
+from genjax.diffusion.process import RectifiedFlow, noised
+from genjax.errors import InputError
 
 
 @jax.jit
@@ -70,3 +72,121 @@ def test_guiding_the_velocity_is_guiding_the_estimate_of_the_data(inputs, proces
     guided_velocity = classifier_free_guidance(denoiser, unconditional, 4.0)(x_t, t, condition)
     guided_estimate = classifier_free_guidance(estimate, unconditional, 4.0)(x_t, t, condition)
     np.testing.assert_allclose(Velocity().denoised(process, guided_velocity, x_t, t).x_0, guided_estimate, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_outside_its_interval_the_prediction_is_conditional_and_inside_it_is_guided(inputs, scale):
+    x_t, t, condition, unconditional = inputs
+    guided = classifier_free_guidance(denoiser, unconditional, scale, interval=(0.3, 0.9))(x_t, t, condition)
+    always = classifier_free_guidance(denoiser, unconditional, scale)(x_t, t, condition)
+    np.testing.assert_array_equal(guided[1:], always[1:])  # at 0.5 and at 0.9, its end
+    np.testing.assert_allclose(guided[0], denoiser(x_t, t, condition)[0], atol=1e-6)  # at 0.1
+
+
+def test_rescaled_predictions_have_the_standard_deviation_of_the_conditional_one(inputs):
+    x_t, t, condition, unconditional = inputs
+    guided = classifier_free_guidance(denoiser, unconditional, 7.0, rescale=1.0)(x_t, t, condition)
+    np.testing.assert_allclose(guided.std(axis=1), denoiser(x_t, t, condition).std(axis=1), rtol=1e-5)
+
+
+def test_a_partial_rescale_mixes_and_none_changes_nothing(inputs):
+    x_t, t, condition, unconditional = inputs
+    none, some, all_of_it = (
+        classifier_free_guidance(denoiser, unconditional, 7.0, rescale=phi)(x_t, t, condition)
+        for phi in (0.0, 0.7, 1.0)
+    )
+    np.testing.assert_array_equal(none, classifier_free_guidance(denoiser, unconditional, 7.0)(x_t, t, condition))
+    np.testing.assert_allclose(some, 0.7 * all_of_it + 0.3 * none, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"interval": (0.7, 0.2)}, "interval of guidance is 0 <= low <= high <= 1, not 0.7 to 0.2"),
+        ({"interval": (0.0, 1.2)}, "interval of guidance"),
+        ({"rescale": 1.5}, "rescale of guidance lies in .0, 1., not at 1.5"),
+    ],
+)
+def test_senseless_guidance_is_refused(inputs, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        classifier_free_guidance(denoiser, inputs[3], 2.0, **options)
+
+
+def test_autoguidance_goes_from_the_worse_prediction_through_the_better_one(inputs):
+    x_t, t, condition, other = inputs
+
+    def worse(x_t, t, condition):
+        return denoiser(x_t, t, other)
+
+    good, bad = denoiser(x_t, t, condition), worse(x_t, t, condition)
+    for scale, expected in ((0.0, bad), (1.0, good), (2.5, good + 1.5 * (good - bad))):
+        np.testing.assert_allclose(autoguidance(denoiser, worse, scale)(x_t, t, condition), expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- classifiers of a known mixture
+
+MEANS, WEIGHTS, STD = np.array([[-1.0, 0.5], [1.0, 0.0], [0.3, -1.2]]), np.array([0.2, 0.3, 0.5]), 0.3
+
+
+def log_joint(process, x, t):
+    """log p(y) p(x_t | y) up to a constant, (B, 3), of a mixture of Gaussians."""
+    alpha, sigma = process.alpha(t)[:, None, None], process.sigma(t)[:, None, None]
+    variance = alpha**2 * STD**2 + sigma**2
+    squares = ((x[:, None] - alpha * MEANS) ** 2 / variance + jnp.log(variance)).sum(axis=2)
+    return jnp.log(WEIGHTS) - squares / 2
+
+
+def denoised(process, classes):
+    """The best denoiser of the mixture of some of the classes, by its score."""
+
+    def denoiser(x, t):
+        score = jax.grad(lambda x: jax.nn.logsumexp(log_joint(process, x, t)[:, classes], axis=1).sum())(x)
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        return Denoised((x + sigma**2 * score) / alpha, -sigma * score)
+
+    return denoiser
+
+
+@pytest.fixture
+def points():
+    return np.random.default_rng(0).normal(size=(4, 2)), np.array([0.1, 0.4, 0.7, 0.95])
+
+
+@pytest.mark.parametrize("wanted", [[1], [0, 2]])
+def test_the_true_classifier_turns_the_denoiser_of_all_into_that_of_its_classes(process, points, wanted, x64):
+    def log_probability(x, t):
+        return jax.nn.logsumexp(jax.nn.log_softmax(log_joint(process, x, t))[:, np.array(wanted)], axis=1)
+
+    guided = classifier_guidance(process, denoised(process, np.arange(3)), log_probability)(*points)
+    expected = denoised(process, np.array(wanted))(*points)
+    np.testing.assert_allclose(guided.x_0, expected.x_0, atol=1e-10)
+    np.testing.assert_allclose(guided.eps, expected.eps, atol=1e-10)
+
+
+def test_a_scaled_classifier_has_the_score_of_the_tilted_density(process, points, x64):
+    """p(x_t) p(y | x_t)^w; and its x_0 and eps make up x_t."""
+
+    def log_probability(x, t):
+        return jax.nn.log_softmax(log_joint(process, x, t))[:, 1]
+
+    def log_tilted(x, t):
+        return jax.nn.logsumexp(log_joint(process, x, t), axis=1) + 2.5 * log_probability(x, t)
+
+    x, t = points
+    guided = classifier_guidance(process, denoised(process, np.arange(3)), log_probability, 2.5)(x, t)
+    score = jax.grad(lambda x: log_tilted(x, t).sum())(x)
+    np.testing.assert_allclose(guided.eps, -process.sigma(t)[:, None] * score, atol=1e-10)
+    np.testing.assert_allclose(noised(process, guided.x_0, guided.eps, t), x, atol=1e-10)
+
+
+def test_a_classifier_without_weight_is_none_and_pure_noise_tells_it_nothing(points):
+    process, x = RectifiedFlow(), points[0].astype(np.float32)
+    plain = Denoised(jnp.zeros((4, 2)), jnp.asarray(x))
+    t = jnp.array([0.5, 0.5, 1.0, 1.0])
+
+    def guided(scale):
+        return classifier_guidance(process, lambda x, t: plain, lambda x, t: -(x**2).sum(axis=1), scale)(x, t)
+
+    np.testing.assert_array_equal(guided(0.0).eps, x)
+    np.testing.assert_array_equal(guided(1.0).x_0[2:], 0)
+    assert (guided(1.0).x_0[:2] != 0).all()

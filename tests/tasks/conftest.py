@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from genjax.diffusion.grids import ShiftedTimes
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.rules import unbox
@@ -17,7 +18,7 @@ def task():
     return Denoising(
         model=MMDiT(channels=1, depth=2, num_heads=2, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
         condition=Text(ByteEncoder(max_length=24, width=16, pooled_width=16)),
-        sampler=Sampler(steps=3, guidance=2.0, shift=1.0),
+        sampler=Sampler(steps=3, guidance=2.0, grid=ShiftedTimes(1.0)),
         train=Train(batch_size=4),
     )
 

@@ -1,0 +1,43 @@
+"""Each step of each solver equals that of diffusers' scheduler on the same denoiser, at other seeds and more steps.
+
+The runs are those of tests/golden/make_solvers.py, made here and now.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.diffusion.solvers.problems import PROCESSES, replayed
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+
+def script():
+    path = Path(__file__).parents[1] / "golden" / "make_solvers.py"
+    spec = importlib.util.spec_from_file_location("make_solvers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make = script()
+
+
+@pytest.mark.parametrize("extra", [0, 7])
+@pytest.mark.parametrize("name", make.RUNS)
+def test_every_step_is_that_of_diffusers(name, extra):
+    run = make.RUNS[name]
+    run = run._replace(steps=run.steps + extra)
+    generator = torch.Generator().manual_seed(3 + extra)
+    x, noise = torch.randn(4, 3, generator=generator), torch.randn(60, 2, 4, 3, generator=generator)
+    theirs = make.trajectory(run, make.started(run, x), noise)
+    with jax.enable_x64(True):
+        told = [run.process, run.scheduler.__name__, *run[2:]]
+        ours = replayed(told, theirs["times"], np.float64(theirs["x"][0]), noise.numpy())
+        scale = PROCESSES[run.process].sigma(theirs["times"])[0]
+    last = -1 if run.solver == "Heun" else None  # theirs ends with an Euler step
+    np.testing.assert_allclose(ours[:last], (theirs["x"] / scale)[:last], rtol=0, atol=1e-5)
