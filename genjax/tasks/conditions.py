@@ -25,6 +25,7 @@ from genjax.config.hints import did_you_mean
 from genjax.data import LabelledImages, readable
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.denoising_network import DenoisingNetwork
 from genjax.models.text_encoder import TextEncoder
 from genjax.training.precision import cast
 
@@ -38,14 +39,12 @@ class Condition(Protocol):
     """A kind of condition."""
 
     dropout: float
-    """Probability of training on the null instead; 0 where guidance is not wanted or not possible."""
-    has_null: bool
-    """Whether there is a null, without which there is no classifier-free guidance."""
+    """Probability of training on the null instead; 0 where there is to be no classifier-free guidance."""
     asked_by: Literal["prompt", "label", "nothing"]
     """The option by which people say what they want."""
 
-    def check(self, data: LabelledImages) -> None:
-        """Raise InputError where the data does not have what the condition needs."""
+    def check(self, data: LabelledImages, model: DenoisingNetwork) -> None:
+        """Raise InputError where the data does not have what the condition needs, or the network does not know it."""
 
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         """Fresh parts of its own, which are trained with the network; none for most conditions."""
@@ -73,13 +72,12 @@ class Text:
     encoder: TextEncoder = field(default_factory=ByteEncoder)
     dropout: float = 0.1
     """Probability of training on the empty text, which guidance needs."""
-    has_null = True
     asked_by = "prompt"
 
     def __post_init__(self):
         _check_dropout(self.dropout)
 
-    def check(self, data: LabelledImages) -> None:
+    def check(self, data: LabelledImages, model: DenoisingNetwork) -> None:
         self.asked([caption for captions in self.wishes(data) for caption in captions], data)
 
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
@@ -120,15 +118,22 @@ class Label:
 
     dropout: float = 0.1
     """Probability of training on the null class, which guidance needs."""
-    has_null = True
     asked_by = "label"
 
     def __post_init__(self):
         _check_dropout(self.dropout)
 
-    def check(self, data: LabelledImages) -> None:
-        if not data.class_names:
+    def check(self, data: LabelledImages, model: DenoisingNetwork) -> None:
+        classes = len(data.class_names)
+        if not classes:
             raise InputError("condition is Label, and the data has no classes: Text and Nothing need none")
+        # An index that a network does not know is no error to it, but gives nan.
+        if getattr(model, "num_classes", classes) != classes:
+            raise InputError(f"model.num_classes is {model.num_classes}, and the data has {classes} classes")
+        if self.dropout and not getattr(model, "null_class", True):
+            raise InputError(
+                f"condition.dropout is {self.dropout}, and the network has no null class: model.null_class"
+            )
 
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         return {}
@@ -154,10 +159,9 @@ class Nothing:
     """No condition: images as they come."""
 
     dropout = 0.0
-    has_null = False
     asked_by = "nothing"
 
-    def check(self, data: LabelledImages) -> None:
+    def check(self, data: LabelledImages, model: DenoisingNetwork) -> None:
         pass
 
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:

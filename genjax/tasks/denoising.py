@@ -102,18 +102,31 @@ class Denoising(Task):
         channels = self.data.image_shape[-1]
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
-        self.condition.check(self.data)
+        self.condition.check(self.data, self.model)
         self.check_sampler(self.sampler)
         super().check()
+        shape = jax.eval_shape(self._denoised_nothing, unbox(jax.eval_shape(self.init, jax.random.key(0)))).shape
+        if shape[1:] != self.data.image_shape:
+            kind = type(self.prediction).__name__
+            raise InputError(
+                f"the network's output is of shape {shape[1:]} where {kind} of images of {self.data.image_shape} has"
+                " theirs; a network that learns its variance goes with LearnedVariance"
+            )
 
     def check_sampler(self, sampler: Sampler) -> None:
         """Raise InputError where samples cannot be drawn so."""
-        if sampler.guidance != 1 and not self.condition.has_null:
+        if sampler.guidance != 1 and not self.condition.dropout:
             kind = type(self.condition).__name__
             raise InputError(
-                f"guidance is {sampler.guidance:g}, and a condition of {kind} has no null: only 1 is accepted"
+                f"guidance is {sampler.guidance:g}, and a condition of {kind} is never dropped in training here:"
+                " only 1 is accepted"
             )
         sampler.times(self.process)
+
+    def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
+        x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
+        output = self.predict(parts.trained, x, t, self.encode(parts.trained, self.condition.null(self.data)))
+        return self.prediction.denoised(self.process, output, x, t).x_0
 
     # ------------------------------------------------------------------ training
 

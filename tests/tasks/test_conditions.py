@@ -9,6 +9,9 @@ from genjax.config.kinds import kinds
 from genjax.data import Images, Npz
 from genjax.errors import InputError
 from genjax.models.byte_encoder import ByteEncoder
+from genjax.models.dit import DiT
+from genjax.models.mmdit import MMDiT
+from genjax.models.unet import UNet
 from genjax.parallel.rules import unbox
 from genjax.tasks.conditions import Condition, Label, Nothing, Text
 
@@ -25,7 +28,7 @@ def test_the_kinds_of_conditions_are_these():
 def test_asking_for_what_an_image_shows_gives_the_row_of_that_image(condition):
     """Of the words that the data has for a class, one is what a row of that class holds."""
     example = DATA.source("test")[0]
-    words = condition.wishes(DATA)[example["label"] if condition.has_null else 0]
+    words = condition.wishes(DATA)[example["label"] if condition.asked_by != "nothing" else 0]
     row = condition.row(example, np.random.default_rng(0))
     asked = condition.asked(words, DATA)
     assert row.keys() == asked.keys()
@@ -38,7 +41,7 @@ def test_asking_for_what_an_image_shows_gives_the_row_of_that_image(condition):
 def test_the_null_is_a_row_like_others_and_stands_for_no_class(condition):
     null, asked = condition.null(DATA), condition.asked([words[0] for words in condition.wishes(DATA)], DATA)
     assert null.keys() == asked.keys()
-    assert bool(null) == condition.has_null
+    assert bool(null) == (condition.dropout > 0)
     for name, array in null.items():
         assert array.shape == (1, *asked[name].shape[1:]) and array.dtype == asked[name].dtype
         assert not any(np.array_equal(array[0], row) for row in asked[name])
@@ -70,9 +73,18 @@ def test_data_without_classes_has_no_labels(tmp_path):
     path = tmp_path / "some.npz"
     np.savez(path, images=np.zeros((8, 8, 8, 1), np.float32), captions=np.array(["a", "b"] * 4))
     with pytest.raises(InputError, match="condition is Label, and the data has no classes"):
-        Label().check(Npz(path=str(path)))
-    Text(CONDITIONS[0].encoder).check(Npz(path=str(path)))
-    Nothing().check(Npz(path=str(path)))
+        Label().check(Npz(path=str(path)), DiT())
+    Text(CONDITIONS[0].encoder).check(Npz(path=str(path)), MMDiT())
+    Nothing().check(Npz(path=str(path)), UNet())
+
+
+def test_labels_that_the_network_does_not_know_are_refused():
+    with pytest.raises(InputError, match="model.num_classes is 5, and the data has 10 classes"):
+        Label().check(DATA, DiT(num_classes=5))
+    with pytest.raises(InputError, match="condition.dropout is 0.1, and the network has no null class"):
+        Label().check(DATA, UNet(num_classes=10))
+    Label(dropout=0.0).check(DATA, UNet(num_classes=10))
+    Label().check(DATA, UNet(num_classes=10, null_class=True))
 
 
 @pytest.mark.parametrize("kind", [Text, Label])

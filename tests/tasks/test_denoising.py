@@ -190,7 +190,7 @@ _TRAINED = {}
 
 MISFITS = {
     "model.channels is 3": {"model": MMDiT(channels=3)},
-    "guidance is 2, and a condition of Nothing has no null": {"condition": Nothing()},
+    "guidance is 2, and a condition of Nothing is never dropped": {"condition": Nothing()},
     "time_shift": {"time_shift": 0.0},
     "an image side of 8 is not a multiple of patch_size = 3": {"model": MMDiT(channels=1, patch_size=3)},
     "does not fit into pos_embed_max_size = 2": {"model": MMDiT(channels=1, pos_embed_max_size=2)},

@@ -1,0 +1,147 @@
+"""Laws of the family as compositions of one task: DDPM, EDM, score SDEs and flows, with a U-Net or DiT, on digits."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.data import Images
+from genjax.diffusion.grids import ChainTimes, KarrasSigmas, UniformTimes
+from genjax.diffusion.predictions import Eps, LearnedVariance, Preconditioned, V
+from genjax.diffusion.process import like, noised
+from genjax.diffusion.processes import DDPM, EDM, VE, VP
+from genjax.diffusion.solvers import DDIM, DPMpp2M, EDMHeun, ReverseDiffusion
+from genjax.diffusion.times import ChainSteps, LogNormal, Stratified, Uniform
+from genjax.diffusion.weightings import MinSNR
+from genjax.errors import InputError
+from genjax.models.dit import DiT
+from genjax.models.unet import UNet
+from genjax.parallel.rules import unbox
+from genjax.tasks.conditions import Label, Nothing
+from genjax.tasks.denoising import Denoising, Sampler
+from genjax.training.task import Train
+
+UNET = UNet(channels=1, widths=(8, 8), blocks=1, attention_levels=(1,), groups=4)
+DIT = DiT(channels=1, patch_size=2, depth=1, num_heads=1, head_dim=8, num_classes=10)
+DATA = Images(image_size=8, channels=1)
+
+
+def system(**parts):
+    return Denoising(data=DATA, train=Train(batch_size=4), **parts)
+
+
+FAMILY = {
+    "ddpm": system(
+        model=UNET.clone(learned_variance=True),
+        condition=Nothing(),
+        process=DDPM(),
+        prediction=LearnedVariance(vlb_weight=0.0),
+        times=ChainSteps(),
+        sampler=Sampler(DDIM(eta=1.0), steps=3, guidance=1.0, grid=ChainTimes()),
+    ),
+    "edm": system(
+        model=UNET.clone(time_scale=1.0),
+        condition=Nothing(),
+        process=EDM(),
+        prediction=Preconditioned(),
+        times=LogNormal(),
+        sampler=Sampler(EDMHeun(), steps=3, guidance=1.0, grid=KarrasSigmas()),
+    ),
+    "score_sde": system(
+        model=UNET,
+        condition=Nothing(),
+        process=VE(),
+        prediction=Eps(unit_inputs=True),
+        times=Uniform(),
+        sampler=Sampler(ReverseDiffusion(), steps=3, guidance=1.0, grid=UniformTimes()),
+    ),
+    "dit": system(
+        model=DIT,
+        condition=Label(),
+        process=VP(),
+        prediction=V(),
+        weighting=MinSNR(),
+        times=Uniform(),
+        draws=Stratified(),
+        sampler=Sampler(DPMpp2M(), steps=3, guidance=2.0, grid=UniformTimes(last=1e-3)),
+    ),
+}
+each = pytest.mark.parametrize("name", FAMILY)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Parts of each system, made once."""
+    return {name: jax.jit(lambda task=task: unbox(task.init(jax.random.key(0))))() for name, task in FAMILY.items()}
+
+
+@each
+def test_a_fresh_network_says_nothing_and_its_loss_is_the_mean_square_of_the_target(name, fresh):
+    """Weighted; of 2,000 rows, to five deviations of a mean of squares."""
+    task = replace(FAMILY[name], train=Train(batch_size=2000))
+    rng = np.random.default_rng(0)
+    row = task.prepare(DATA.source("train")[7], rng)
+    batch = {field: jnp.broadcast_to(value, (2000, *np.shape(value))) for field, value in row.items()}
+    keys = jax.random.split(jax.random.key(1), 2000)
+
+    def expected(keys):
+        """By the definition, with noise of its own."""
+        t = task.times.quantile((jnp.arange(2000) + 0.5) / 2000, task.process)
+        eps = jax.random.normal(keys[0], batch["image"].shape)
+        target = task.prediction.target(task.process, batch["image"], eps, t)
+        weight = jnp.ones(2000)
+        if task.weighting != Denoising().weighting:
+            # On v of a process that preserves variance: min(SNR, gamma) / (SNR + 1).
+            snr = jnp.square(task.process.alpha(t) / task.process.sigma(t))
+            weight = jnp.minimum(snr, task.weighting.gamma) / (snr + 1)
+        return (weight * jnp.square(target).mean((1, 2, 3))).mean()
+
+    loss = jax.jit(lambda parts: task.loss(parts, batch, keys, task.totals(batch)).losses["loss"])(fresh[name])
+    assert float(loss) == pytest.approx(float(jax.jit(expected)(keys)), rel=5 * np.sqrt(2 / (64 * 2000)) + 0.03)
+
+
+@each
+def test_it_draws_pictures_that_depend_on_their_own_key_alone(name, fresh):
+    """Also where steps draw noise; three of five pictures, in two batches, and in one."""
+    task, words = FAMILY[name], [""] * 5 if isinstance(FAMILY[name].condition, Nothing) else ["one"] * 5
+    together = task.sample(fresh[name].trained, words, seed=3)
+    apart = task.sample(fresh[name].trained, words, seed=3, batch_size=3)
+    assert together.shape == (5, 8, 8, 1) and np.abs(together).max() <= 1
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_a_network_that_says_nothing_of_noise_leaves_what_it_starts_from(fresh):
+    """DDIM without noise, for eps = 0: x_0 = x_t / alpha at every step, so that VE's samples are its prior."""
+    task = replace(FAMILY["score_sde"], sampler=Sampler(DDIM(), steps=5, guidance=1.0, grid=UniformTimes()))
+    states = task.sample(fresh["score_sde"].trained, [""] * 64, seed=0, trajectory=True)
+    np.testing.assert_allclose(states[-1], states[0], atol=1e-6)
+    inside = states[0][np.abs(states[0]) < 1]
+    assert inside.size < 0.1 * states[0].size  # of a prior with a deviation of 50, cut to [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda: replace(FAMILY["dit"], sampler=Sampler(DDIM(), guidance=1.0, grid=ChainTimes())), "ChainTimes"),
+        (lambda: replace(FAMILY["edm"], condition=Label()), "model.num_classes is 0, and the data has 10 classes"),
+        (lambda: replace(FAMILY["dit"], model=DIT.clone(num_classes=5)), "model.num_classes is 5"),
+        (lambda: replace(FAMILY["ddpm"], model=UNET), "says 2 channels about 1"),
+        (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of images"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_a_sentence(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        change().check()
+
+
+def test_what_is_noised_has_the_scale_that_the_process_says(fresh):
+    """Of a batch of zeros x_t is sigma eps: the network of EDM sees unit variance all the same."""
+    task, t = FAMILY["edm"], jnp.linspace(0.01, 1, 64)
+    eps = jax.random.normal(jax.random.key(0), (64, 128, 128, 1))
+    x_t = noised(task.process, 0.5 * eps[::-1], eps, t)
+    seen = task.prediction.inputs(task.process, x_t, t).x
+    np.testing.assert_allclose(seen.std((1, 2, 3)), 1, atol=0.02)
+    np.testing.assert_allclose(x_t.std((1, 2, 3)), jnp.hypot(0.5, task.process.sigma(like(t, t))), rtol=0.02)
