@@ -94,7 +94,7 @@ class DormandPrince:
 
         A process whose velocity is infinite at the data, as that of VP, has to end at a small time.
         """
-        
+
         def slope(x, t):
             denoised = denoiser(x, t)
             return velocity(process, denoised.x_0, denoised.eps, t)
