@@ -45,8 +45,7 @@ def denoising_loss(
     mean, variance = jnp.split(output, 2, axis=-1) if learned else (output, None)
     error = mean - prediction.target(process, x_0, eps, t)
     loss = jnp.square(error).mean(axis=tuple(range(1, x_0.ndim)))
-    if not isinstance(weighting, Unweighted):
-        loss = loss * on_output(weighting, process, prediction, _wide(t))
+    loss = loss * on_output(weighting, process, prediction, _wide(t))
     if learned and prediction.vlb_weight:
         fixed_mean = jnp.concatenate([jax.lax.stop_gradient(mean), variance], axis=-1)
         denoised = prediction.denoised(process, fixed_mean, x_t, t)

@@ -169,7 +169,8 @@ class Preconditioned:
         c_skip = s^2 / (sigma^2 + s^2)          c_out   = sigma s / sqrt(sigma^2 + s^2)
         c_in   = 1 / sqrt(sigma^2 + s^2)        c_noise = log(sigma) / 4
 
-    For s = 1 and a process that preserves variance F is -v.
+    For s = 1 and a process that preserves variance F is -v. At the ends of a path, where log(sigma) may be infinite,
+    the network sees that of a noise of e^-20 or e^20.
     """
 
     sigma_data: float = 0.5
@@ -181,7 +182,7 @@ class Preconditioned:
 
     def inputs(self, process: Process, x_t: Array, t: Times) -> Inputs:
         _, _, m = self._alpha_sigma_m(process, like(t, x_t))
-        return Inputs(x_t / m, -log_snr(process, t) / 4)
+        return Inputs(x_t / m, jnp.clip(-log_snr(process, t), -20, 20) / 4)
 
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         alpha, sigma, m = self._alpha_sigma_m(process, like(t, x_0))

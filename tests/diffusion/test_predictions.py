@@ -184,6 +184,12 @@ def test_preconditioning_sees_a_process_as_data_with_noise(x64, x_0_and_eps):
     np.testing.assert_allclose(*targets, rtol=1e-9, atol=1e-12)
 
 
+def test_preconditioned_inputs_are_finite_at_both_ends_of_a_path(any_process):
+    seen = Preconditioned().inputs(any_process, jnp.ones((2, 3)), jnp.array([0.0, 1.0]))
+    assert np.isfinite(seen.x).all() and np.isfinite(seen.t).all()
+    assert (np.abs(seen.t) <= 5).all()
+
+
 def test_for_unit_data_on_a_circle_the_preconditioned_target_is_minus_v(x_0_and_eps):
     x_0, eps = x_0_and_eps
     target = Preconditioned(sigma_data=1.0).target(Trigonometric(), x_0, eps, T)

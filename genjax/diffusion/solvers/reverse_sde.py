@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.diffusion.predictions import step_log_variance
 from genjax.diffusion.process import Process, posterior, sde, transition
 from genjax.diffusion.solvers.integrate import Denoiser, Step, at
 from genjax.diffusion.solvers.needs import SIGNAL_AT_START, VELOCITY_AT_START
@@ -98,9 +99,9 @@ class _PredictorCorrector:
 class Ancestral(_PredictorCorrector):
     """Ancestral sampling: DDPM's steps, and without a corrector the whole of its sampler."""
 
-    variance: Literal["small", "large"] = "small"
-    """That of the posterior given the data, which is right for data in one point, or that of the forward step, which is
-    right for data like noise (Ho et al. 2020, section 3.2)."""
+    variance: Literal["small", "large", "learned"] = "small"
+    """That of the posterior given the data, which is right for data in one point; that of the forward step, which is
+    right for data like noise (Ho et al. 2020, section 3.2); or between them, as a network has learned it."""
     corrector: Langevin = Langevin(steps=0)
     """Steps of Langevin dynamics before each step."""
     needs = ()
@@ -110,6 +111,10 @@ class Ancestral(_PredictorCorrector):
         variance = back.variance
         if self.variance == "large":
             variance = transition(process, step.t_next, step.t).variance
+        if self.variance == "learned":
+            if denoised.variance_fraction is None:
+                raise InputError("variance of Ancestral is learned, and this network has learned none: small or large")
+            variance = jnp.exp(step_log_variance(process, denoised.variance_fraction, step.t_next, step.t))
         return back.of_x_t * x + back.of_x_0 * denoised.x_0, variance
 
 

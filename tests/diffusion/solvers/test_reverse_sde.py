@@ -49,6 +49,23 @@ def test_ancestral_sampling_with_the_small_variance_is_ddim_with_all_of_the_nois
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
+@pytest.mark.parametrize(("fraction", "variance"), [(0.0, "small"), (1.0, "large")])
+def test_a_learned_variance_lies_between_the_two(fraction, variance):
+    z, times, process = np.linspace(-2, 2, 5, dtype=np.float32), np.array([1.0, 0.6, 0.3]), VP()
+    plain = problems.posterior_mean(process)
+
+    def denoiser(x, t):
+        return plain(x, t)._replace(variance_fraction=jnp.full_like(x, fraction))
+
+    learned, fixed = (
+        integrate(Ancestral(kind), process, denoiser, z, times, keys=row_keys(0, jnp.arange(5)))
+        for kind in ("learned", variance)
+    )
+    np.testing.assert_allclose(learned, fixed, atol=1e-5)
+    with pytest.raises(InputError, match="this network has learned none"):
+        integrate(Ancestral("learned"), process, plain, z, times, keys=row_keys(0, jnp.arange(5)))
+
+
 @pytest.mark.parametrize("size", ["norms", "sigma"])
 def test_many_small_corrections_turn_any_sample_into_one_of_the_density_of_its_time(size):
     """Of 256 numbers each; a step of this snr leaves the variance a hundredth or two too large."""
