@@ -59,7 +59,7 @@ def test_it_takes_about_as_many_evaluations_as_scipy(x64):
 
         def slope(t, x):
             t, x = jnp.full(1, t), jnp.asarray(x)[None]
-            x_0, eps = problems.posterior_mean(RectifiedFlow())(x, t)
+            x_0, eps, _ = problems.posterior_mean(RectifiedFlow())(x, t)
             return np.asarray(eps - x_0)[0]
 
         theirs = solve_ivp(slope, (1, 0), Z[1], rtol=tolerance, atol=tolerance).nfev
