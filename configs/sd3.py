@@ -60,7 +60,7 @@ def emoji() -> Denoising:
         sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=3.0, grid=ShiftedTimes(1.0)),
         data=Emoji(size=32),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=200, decay="cosine", weight_decay=0.01),
-        train=Train(steps=10_000, batch_size=32, ema_decay=0.999, data_threads=0, sample_every=250),
+        train=Train(steps=15_000, batch_size=32, ema_decay=0.999, data_threads=0, sample_every=250),
         checkpoint=Checkpoint(every=250),
     )
 
