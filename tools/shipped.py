@@ -50,7 +50,7 @@ class Shipped:
 
     record: str | None = None
     """Name of a run that has just been made."""
-    workdir: Path | None = None
+    workdir: str | None = None
     """The run directory that it was made from."""
     repeat: str | None = None
     """Name of a run whose first steps are trained again."""
@@ -63,7 +63,7 @@ def main(options: Shipped) -> None:
             "--record and --workdir belong together: the name of a run that ships, and what it was made from"
         )
     if options.record is not None:
-        write(SHIPPED / options.record, graph, first_steps(options.workdir))
+        write(SHIPPED / options.record, graph, first_steps(Path(options.workdir)))
     if options.repeat is not None:
         repeat(SHIPPED / options.repeat, graph)
     table = Table("run that ships", "made by", "changed since")

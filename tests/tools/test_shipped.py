@@ -91,3 +91,5 @@ def test_what_has_not_begun_cannot_be_recorded(tmp_path):
         shipped.first_steps(tmp_path)
     with pytest.raises(InputError, match="belong together"):
         shipped.main(shipped.Shipped(record="sd3-nano"))
+    with pytest.raises(InputError, match="is no run directory"):
+        shipped.main(config.parse(["--record", "sd3-nano", "--workdir", str(tmp_path / "nowhere")], shipped.Shipped()))
