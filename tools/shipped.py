@@ -119,6 +119,8 @@ def repeat(run: Path, graph: grimp.ImportGraph) -> None:
 
 def difference(then: list[dict[str, float]], now: list[dict[str, float]]) -> str:
     """The first number that is not what it was, in words; nothing where all are."""
+    if [line["step"] for line in then] != [line["step"] for line in now]:
+        return f"{len(now)} lines tell of the first steps, and not the same {len(then)}"
     for old, new in zip(then, now, strict=True):
         if missing := old.keys() ^ new.keys():
             return f"{sorted(missing)[0]} is not told at the same steps"

@@ -114,14 +114,15 @@ def velocity(
     return c.d_alpha * x_0 + c.d_sigma * eps
 
 
-def prior_std(process: Process) -> Float[Array, ""]:
+def prior_std(process: Process, t: float | Float[Array, ""] = 1.0) -> Float[Array, ""]:
     """Standard deviation of the Gaussian from which samples start: that of x_1 where the data has unit variance.
 
     sqrt(alpha(1)^2 + sigma(1)^2): 1 where variance is preserved and for a rectified flow, to 2e-5 for sub-VP; for VE
     and EDM it is sigma_max, to 1 / (2 sigma_max^2) of it. What data of another mean or variance leaves at t = 1 is the
     error of the prior.
     """
-    return jnp.hypot(process.alpha(jnp.ones(())), process.sigma(jnp.ones(())))
+    t = jnp.asarray(t, jnp.float32)
+    return jnp.hypot(process.alpha(t), process.sigma(t))
 
 
 # ------------------------------------------------------------------------------------------------------------ log-SNR

@@ -12,7 +12,10 @@ __all__ = ["DenoisingNetwork"]
 
 
 class DenoisingNetwork(Protocol):
-    """What predicts something of the shape of the image, or of two such shapes side by side along the channels."""
+    """What predicts something of the shape of the image, or of two such shapes side by side along the channels.
+
+    One that has a field `dropout` above 0 also takes `dropout_keys=` (B,), a key for each row, in training.
+    """
 
     channels: int
     """Channels of the image or latent."""

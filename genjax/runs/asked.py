@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genjax import config
-from genjax.errors import InputError
+from genjax.errors import InputError, placed
 from genjax.runs.directory import RUNS, Found, find_run, shipped_runs, trained_runs
 from genjax.runs.outputs import Door, Request
 
@@ -40,7 +40,8 @@ def asked(door: Door, argv: Sequence[str], options: Any) -> Asked:
         return run["task"].request(door)
 
     options, request = config.parse_with(argv, options, request_of)
-    request.check(run["task"])
+    with placed("data", type(run["task"].data)):
+        request.check(run["task"])
     return Asked(options, run["found"], run["task"], request)
 
 

@@ -49,7 +49,7 @@ class Condition(Protocol):
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         """Fresh parts of its own, which are trained with the network; none for most conditions."""
 
-    def row(self, example: Any, rng: np.random.Generator) -> Rows:
+    def row(self, example: Any, rng: np.random.Generator, data: LabelledImages) -> Rows:
         """What a row of a batch holds of an example."""
 
     def asked(self, words: Sequence[str], data: LabelledImages) -> Rows:
@@ -83,7 +83,7 @@ class Text:
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         return {"text": self.encoder.init(key, self.null(data)["tokens"])["params"]}
 
-    def row(self, example: Any, rng: np.random.Generator) -> Rows:
+    def row(self, example: Any, rng: np.random.Generator, data: LabelledImages) -> Rows:
         captions = example["captions"]
         return {"tokens": self.encoder.tokenize(captions[rng.integers(len(captions))])}
 
@@ -130,6 +130,8 @@ class Label:
         # An index that a network does not know is no error to it, but gives nan.
         if getattr(model, "num_classes", classes) != classes:
             raise InputError(f"model.num_classes is {model.num_classes}, and the data has {classes} classes")
+        if getattr(model, "condition", "class") != "class":
+            raise InputError(f"model.condition is {model.condition}, and condition Label gives a class")
         if self.dropout and not getattr(model, "null_class", True):
             raise InputError(
                 f"condition.dropout is {self.dropout}, and the network has no null class: model.null_class"
@@ -138,8 +140,9 @@ class Label:
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         return {}
 
-    def row(self, example: Any, rng: np.random.Generator) -> Rows:
-        return {"label": np.int32(example["label"])}
+    def row(self, example: Any, rng: np.random.Generator, data: LabelledImages) -> Rows:
+        label = example["label"]
+        return {"label": np.int32(len(data.class_names) if label < 0 else label)}  # what is not known is not told
 
     def asked(self, words: Sequence[str], data: LabelledImages) -> Rows:
         return {"label": np.array([_class(word, data.class_names) for word in words], np.int32)}
@@ -167,7 +170,7 @@ class Nothing:
     def init(self, key: Key[Array, ""], data: LabelledImages) -> dict[str, PyTree[Array]]:
         return {}
 
-    def row(self, example: Any, rng: np.random.Generator) -> Rows:
+    def row(self, example: Any, rng: np.random.Generator, data: LabelledImages) -> Rows:
         return {}
 
     def asked(self, words: Sequence[str], data: LabelledImages) -> Rows:

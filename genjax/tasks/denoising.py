@@ -29,7 +29,7 @@ from genjax.diffusion.process import Process, RectifiedFlow, prior_std
 from genjax.diffusion.solvers import Euler, Solver, check_fit, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
 from genjax.diffusion.weightings import Unweighted, Weighting
-from genjax.errors import InputError
+from genjax.errors import InputError, placed
 from genjax.keys import row_keys
 from genjax.models.denoising_network import DenoisingNetwork
 from genjax.models.mmdit import MMDiT
@@ -43,6 +43,9 @@ from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
 __all__ = ["STEPS", "STRATA", "Denoising", "Sampler"]
+
+OF_STEPS = 2**31 - 2
+"""What the seed is folded with for the noise of steps; rows, which are folded for the noise of the start, are fewer."""
 
 STEPS = 64
 """One program draws samples in any number of steps up to this one, another in up to twice as many, and so on."""
@@ -103,8 +106,13 @@ class Denoising(Task):
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
         self.condition.check(self.data, self.model)
-        self.check_sampler(self.sampler)
-        super().check()
+        with placed("sampler", Sampler):
+            self.check_sampler(self.sampler)
+        try:
+            super().check()
+        except TypeError as error:
+            kinds = type(self.model).__name__, type(self.condition).__name__
+            raise InputError(f"a {kinds[0]} does not take what a condition of {kinds[1]} gives it: {error}") from None
         shape = jax.eval_shape(self._denoised_nothing, unbox(jax.eval_shape(self.init, jax.random.key(0)))).shape
         if shape[1:] != self.data.image_shape:
             kind = type(self.prediction).__name__
@@ -145,7 +153,7 @@ class Denoising(Task):
 
     def prepare(self, example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of a batch: the image, and what it is conditioned on."""
-        return {"image": example["image"]} | self.condition.row(example, rng)
+        return {"image": example["image"]} | self.condition.row(example, rng, self.data)
 
     def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
         """The denoising loss, at one time and noise per sample."""
@@ -158,7 +166,10 @@ class Denoising(Task):
         chosen = jax.vmap(jnp.where, in_axes=(0, None, 0))
         rows = {name: chosen(dropped, row[0], batch[name]) for name, row in null.items()}
 
-        losses = self.losses(parts.trained, x_0, self.encode(parts.trained, rows), eps, t)
+        dropout_keys = None
+        if getattr(self.model, "dropout", 0):
+            dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 3)  # 0, 1 and 2 are what split has made
+        losses = self.losses(parts.trained, x_0, self.encode(parts.trained, rows), eps, t, dropout_keys)
         return Sums({"loss": losses.sum() / totals["rows"]})
 
     def losses(
@@ -168,10 +179,11 @@ class Denoising(Task):
         condition: tuple[Array, ...],
         eps: Float[Array, "B H W C"],
         t: Float[Array, " B"],
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, " B"]:
         """The loss of each row at its noise and time."""
         return denoising_loss(
-            lambda x, t: self.predict(trained, x, t, condition),
+            lambda x, t: self.predict(trained, x, t, condition, dropout_keys),
             self.process,
             self.prediction,
             x_0,
@@ -187,12 +199,18 @@ class Denoising(Task):
         return self.condition.encode(trained, rows, POLICIES[self.train.precision].compute)
 
     def predict(
-        self, trained: PyTree[Array], x_t: Float[Array, "B H W C"], t: Float[Array, " B"], condition: tuple[Array, ...]
+        self,
+        trained: PyTree[Array],
+        x_t: Float[Array, "B H W C"],
+        t: Float[Array, " B"],
+        condition: tuple[Array, ...],
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B H W C"] | Float[Array, "B H W 2*C"]:
-        """What the network says, float32."""
+        """What the network says, float32; a key for each row where activations are to be dropped."""
         policy = POLICIES[self.train.precision]
         weights = {"params": cast(trained["model"], policy.compute)}
-        return self.model.apply(weights, x_t.astype(policy.compute), t, *condition).astype(policy.accumulate)
+        options = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
+        return self.model.apply(weights, x_t.astype(policy.compute), t, *condition, **options).astype(policy.accumulate)
 
     # ------------------------------------------------------------------ sampling
 
@@ -268,8 +286,9 @@ def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, 
         output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
         return task.prediction.denoised(task.process, output, x, t)
 
-    noise = prior_std(task.process) * _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
-    keys = row_keys(jax.random.fold_in(jax.random.key(seed), 1), index)  # of the noise of steps, not of the start
+    normal = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
+    noise = prior_std(task.process, times[0]) * normal
+    keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
     x = integrate(solver, task.process, denoised, noise, times, keys=keys, steps=steps, trajectory=trajectory)
     return task.space.to_image(x)
 

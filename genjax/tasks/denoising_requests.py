@@ -162,7 +162,7 @@ class JudgeImages(Drawing):
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, labels = in_turn(task.condition.wishes(task.data), self.num)
-        samples = np.clip(task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task)), -1, 1)
+        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task))
         asked = task.data.class_names and task.condition.asked_by != "nothing"
         yield Numbers(image_figures(task.data, samples, labels if asked else None) | self.told(task))
 
@@ -185,7 +185,7 @@ class JudgeCaptions(Drawing):
         sampler = self.sampler(task)
 
         def draw(prompts: list[str]) -> np.ndarray:
-            return np.clip(task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler), -1, 1)
+            return task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler)
 
         figures = caption_figures(task.data, draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))

@@ -29,7 +29,7 @@ def test_asking_for_what_an_image_shows_gives_the_row_of_that_image(condition):
     """Of the words that the data has for a class, one is what a row of that class holds."""
     example = DATA.source("test")[0]
     words = condition.wishes(DATA)[example["label"] if condition.asked_by != "nothing" else 0]
-    row = condition.row(example, np.random.default_rng(0))
+    row = condition.row(example, np.random.default_rng(0), DATA)
     asked = condition.asked(words, DATA)
     assert row.keys() == asked.keys()
     for name, array in row.items():
@@ -55,6 +55,13 @@ def test_what_the_network_takes_has_a_row_for_each_image_in_the_type_asked_for(c
     rows = len(condition.wishes(DATA))
     assert all(len(array) == rows and array.dtype in (jnp.bfloat16, jnp.int32) for array in taken)
     assert len(taken) == {"Text": 2, "Label": 1, "Nothing": 0}[type(condition).__name__]
+
+
+def test_labels_reach_the_network_as_they_are_and_unknown_ones_as_the_null():
+    rows = Label().asked(["3", "1"], DATA)
+    assert Label().encode({}, rows, jnp.bfloat16)[0].tolist() == [3, 1]
+    unknown = Label().row({"label": -1}, np.random.default_rng(0), DATA)
+    assert unknown["label"] == Label().null(DATA)["label"][0]
 
 
 def test_a_class_is_asked_for_by_its_name_or_its_index():
@@ -83,6 +90,8 @@ def test_labels_that_the_network_does_not_know_are_refused():
         Label().check(DATA, DiT(num_classes=5))
     with pytest.raises(InputError, match="condition.dropout is 0.1, and the network has no null class"):
         Label().check(DATA, UNet(num_classes=10))
+    with pytest.raises(InputError, match="model.condition is number, and condition Label gives a class"):
+        Label().check(DATA, UNet(num_classes=10, condition="number"))
     Label(dropout=0.0).check(DATA, UNet(num_classes=10))
     Label().check(DATA, UNet(num_classes=10, null_class=True))
 

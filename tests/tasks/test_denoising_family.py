@@ -17,10 +17,13 @@ from genjax.diffusion.times import ChainSteps, LogNormal, Stratified, Uniform
 from genjax.diffusion.weightings import MinSNR
 from genjax.errors import InputError
 from genjax.models.dit import DiT
+from genjax.models.mmdit import MMDiT
 from genjax.models.unet import UNet
 from genjax.parallel.rules import unbox
+from genjax.tasks import denoising
 from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.spaces import Latents
 from genjax.training.task import Train
 
 UNET = UNet(channels=1, widths=(8, 8), blocks=1, attention_levels=(1,), groups=4)
@@ -77,6 +80,10 @@ def fresh():
     return {name: jax.jit(lambda task=task: unbox(task.init(jax.random.key(0))))() for name, task in FAMILY.items()}
 
 
+def random_like(parts):
+    return jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), parts)
+
+
 @each
 def test_a_fresh_network_says_nothing_and_its_loss_is_the_mean_square_of_the_target(name, fresh):
     """Weighted; of 2,000 rows, to five deviations of a mean of squares."""
@@ -129,12 +136,57 @@ def test_a_network_that_says_nothing_of_noise_leaves_what_it_starts_from(fresh):
         (lambda: replace(FAMILY["edm"], condition=Label()), "model.num_classes is 0, and the data has 10 classes"),
         (lambda: replace(FAMILY["dit"], model=DIT.clone(num_classes=5)), "model.num_classes is 5"),
         (lambda: replace(FAMILY["ddpm"], model=UNET), "says 2 channels about 1"),
+        (lambda: replace(FAMILY["dit"], model=MMDiT(channels=1)), "a MMDiT does not take what a condition of Label"),
+        (lambda: replace(FAMILY["dit"], condition=Nothing()), "^sampler.guidance is 2, and a condition of Nothing"),
         (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of images"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_in_a_sentence(change, sentence):
     with pytest.raises(InputError, match=sentence):
         change().check()
+
+
+@pytest.mark.parametrize("first", [80.0, 4.0])
+def test_a_fresh_network_of_edm_draws_noise_with_the_deviation_of_the_data(fresh, first):
+    """F = 0 is exact where the data is N(0, sigma_data^2): wherever a grid starts, samples have that deviation."""
+    sampler = Sampler(EDMHeun(), steps=60, guidance=1.0, grid=KarrasSigmas(s_max=first))
+    task = replace(FAMILY["edm"], space=Latents(), sampler=sampler)
+    samples = task.sample(fresh["edm"].trained, [""] * 256, seed=0, batch_size=256)
+    # The start is that of data with a deviation of 1; of n numbers a deviation is known to 1 / sqrt(2 n).
+    expected = 0.5 * np.hypot(1, first) / np.hypot(0.5, first)
+    assert samples.std() == pytest.approx(expected, rel=4 / np.sqrt(2 * 64 * 256))
+
+
+def test_the_network_sees_what_the_prediction_gives_it_when_samples_are_drawn(fresh):
+    """A network that says something, and the same that sees inputs of unit variance, draw other pictures."""
+    said, task = random_like(fresh["score_sde"]), replace(FAMILY["score_sde"], space=Latents())
+    tasks = [replace(task, prediction=Eps(unit_inputs=unit)) for unit in (True, False)]
+    unit, raw = (task.sample(said.trained, [""] * 2, seed=0) for task in tasks)
+    assert np.abs(unit - raw).max() > 1e-3
+
+
+def test_times_are_those_of_the_density_the_draws_and_the_shift(fresh, monkeypatch):
+    """With times for losses: even ones have the mean of the density to 1 / B, shifted ones that of the shift."""
+    monkeypatch.setattr(denoising, "denoising_loss", lambda network, process, prediction, x_0, eps, t, weighting: t)
+    rows, keys = 512, jax.random.split(jax.random.key(2), 512)
+    batch = {"image": jnp.zeros((rows, 8, 8, 1)), "label": jnp.zeros(rows, jnp.int32)}
+    for shift, mean in ((1.0, 0.5), (3.0, 1.5 - 0.75 * np.log(3))):
+        task = replace(FAMILY["dit"], time_shift=shift)
+        told = task.loss(fresh["dit"], batch, keys, task.totals(batch)).losses["loss"]
+        assert float(told) == pytest.approx(mean, abs=2 * shift / rows)
+    assert FAMILY["dit"].couples_rows and not FAMILY["edm"].couples_rows
+
+
+def test_activations_are_dropped_in_training_and_not_when_samples_are_drawn(fresh):
+    """Of each row by its own key; a dropout of 0 is none."""
+    said = random_like(fresh["edm"])
+    dropping = replace(FAMILY["edm"], model=FAMILY["edm"].model.clone(dropout=0.5))
+    batch, keys = {"image": jnp.zeros((2, 8, 8, 1))}, jax.random.split(jax.random.key(2), 2)
+    both = FAMILY["edm"], dropping
+    kept, dropped = (jax.jit(task.loss)(said, batch, keys, {"rows": 2.0}).losses["loss"] for task in both)
+    assert abs(float(kept) - float(dropped)) > 1e-4
+    drawn = [task.sample(said.trained, [""] * 2, seed=0) for task in both]
+    np.testing.assert_array_equal(*drawn)
 
 
 def test_what_is_noised_has_the_scale_that_the_process_says(fresh):

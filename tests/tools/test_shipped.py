@@ -80,6 +80,7 @@ def test_a_difference_is_of_a_thousandth_and_of_every_number_at_every_step():
     assert not shipped.difference(then, then)
     assert not shipped.difference(then, [then[0], then[1] | {"loss": 0.5004}])
     assert shipped.difference(then, [then[0], then[1] | {"loss": 0.501}]) == "loss at step 100 is 0.501 and was 0.5"
+    assert shipped.difference(then, then[:1]) == "1 lines tell of the first steps, and not the same 2"
     assert "gradient_norm is not told" in shipped.difference(then, [{"step": 50, "loss": 1.0}, then[1]])
 
 
