@@ -95,7 +95,7 @@ def integrate(
     Raises InputError for times that do not rise or fall strictly, and for a stochastic solver without keys.
     """
     if not isinstance(times, jax.core.Tracer) and steps is None:
-        check_times(np.asarray(times))
+        check_times(np.asarray(times, jnp.promote_types(x.dtype, jnp.float32)))
     if solver.stochastic and keys is None:
         raise InputError(f"{type(solver).__name__} draws noise, and needs one key per row")
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
