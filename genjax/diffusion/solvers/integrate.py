@@ -61,12 +61,14 @@ class Solver(Protocol):
 
     `evaluations_per_step` counts calls of the denoiser (NFE without guidance). `order` is the power of the step that
     the error falls with; of a `stochastic` solver, which needs keys, it is the error of mean and covariance (the weak
-    order). A process that does not meet its `needs` is refused by `check_fit`.
+    order). `evaluates_last` is whether the sample depends on what the denoiser says at the last time, if that is data.
+    A process that does not meet its `needs` is refused by `check_fit`.
     """
 
     evaluations_per_step: int
     order: int
     stochastic: bool
+    evaluates_last: bool
     needs: tuple[Need, ...]
 
     def initialise(self, x: Array) -> Any: ...
