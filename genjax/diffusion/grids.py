@@ -13,6 +13,7 @@ A grid gives steps + 1 times, float64 and strictly falling. With s = sigma / alp
 (arXiv:2403.03206, 2206.00364, 2206.00927, 2102.09672.)
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -35,6 +36,7 @@ __all__ = [
     "ShiftedTimes",
     "UniformLogSNR",
     "UniformTimes",
+    "grid_times",
 ]
 
 
@@ -44,6 +46,22 @@ class Grid(Protocol):
 
     def grid(self, process: Process, steps: int) -> np.ndarray:
         """steps + 1 times, float64, strictly falling, in [0, 1]. Raises InputError where there are none."""
+
+
+def grid_times(grid: Grid, process: Process, steps: int) -> Float[np.ndarray, " times"]:
+    """The steps + 1 times of a grid, float64, which fall strictly as float32 too, in which solvers take them.
+
+    Raises InputError where the grid has none for this process, or its times meet in float32.
+    """
+    times = np.asarray(grid.grid(process, steps), np.float64)
+    rounded = times.astype(np.float32)
+    falls = bool((np.diff(rounded) < 0).all()) and rounded[-1] >= 0 and rounded[0] <= 1
+    if len(times) != steps + 1 or not falls:
+        raise InputError(
+            f"the times of {grid} with {type(process).__name__} do not fall strictly in [0, 1] as float32 numbers, for"
+            f" {steps} steps: take fewer, or a narrower range"
+        )
+    return times
 
 
 @dataclass(frozen=True)
@@ -110,8 +128,9 @@ class KarrasSigmas:
     """The first noise level; the process' own at t = 1 when not given."""
 
     def __post_init__(self):
-        if not self.rho > 0:
-            raise InputError(f"rho of KarrasSigmas is positive, not {self.rho}")
+        if not 0 < self.rho < math.inf:
+            raise InputError(f"rho of KarrasSigmas is positive and finite, not {self.rho}")
+        _check_noise(self)
 
     def grid(self, process: Process, steps: int) -> Float[np.ndarray, " times"]:
         power = 1 / self.rho
@@ -126,6 +145,9 @@ class UniformLogSNR:
     """The last noise level sigma / alpha before 0 or, of a process that starts from more noise, that noise."""
     s_max: float | None = None
     """The first noise level; the process' own at t = 1 when not given."""
+
+    def __post_init__(self):
+        _check_noise(self)
 
     def grid(self, process: Process, steps: int) -> Float[np.ndarray, " times"]:
         return _by_noise(self, process, steps, np.log, np.exp)
@@ -169,15 +191,22 @@ def _checked(steps: int) -> int:
 
 
 def _check_shift(shift: float) -> None:
-    if not shift > 0:
-        raise InputError(f"shift of a grid of times is positive, not {shift}")
+    if not 0 < shift < math.inf:
+        raise InputError(f"shift of a grid of times is positive and finite, not {shift}")
+
+
+def _check_noise(kind: KarrasSigmas | UniformLogSNR) -> None:
+    for name in ("s_min", "s_max"):
+        level = getattr(kind, name)
+        if level is not None and not 0 < level < math.inf:
+            raise InputError(f"{name} of {type(kind).__name__} is positive and finite, not {level}")
 
 
 def _by_noise(kind: KarrasSigmas | UniformLogSNR, process: Process, steps: int, scale, inverse) -> np.ndarray:
     """`steps` noise levels s = sigma / alpha that are evenly spaced on a scale, as times, and data last."""
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         least, most = (float(np.exp(-log_snr(process, np.float64(t)))) for t in (0.0, 1.0))
-        last, first = max(kind.s_min, least), kind.s_max or most
+        last, first = max(kind.s_min, least), most if kind.s_max is None else kind.s_max
         name = type(kind).__name__
         if not np.isfinite(first):
             raise InputError(f"{name} needs s_max with {type(process).__name__}, which ends in nothing but noise")

@@ -149,7 +149,7 @@ def log_density(
 
     start = (x_0, jnp.zeros(len(x_0), times.dtype))
     (x_1, gained), _ = jax.lax.scan(step, start, (times[:-1], times[1:]))
-    return LogDensity(_log_normal(x_1, prior_std(process)) + gained, x_1)
+    return LogDensity(_log_normal(x_1, prior_std(process, times[-1])) + gained, x_1)
 
 
 # ------------------------------------------------------------------------------------------------------ bits, integers
@@ -309,8 +309,8 @@ def _noise(keys: Array, index: Array | int, x: Array) -> Array:
 
 
 def _prior_bits(process: Process, x_0: Array, t: Array) -> Array:
-    """KL of x_t | x_0 from the prior, bits per dimension."""
-    std = prior_std(process)
+    """KL of x_t | x_0 from the prior of that time, bits per dimension."""
+    std = prior_std(process, t)
     kl = gaussian_kl(process.alpha(t) * x_0 / std, 2 * jnp.log(process.sigma(t) / std), jnp.zeros(()))
     return _row_means(kl) / math.log(2)
 

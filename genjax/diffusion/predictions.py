@@ -18,12 +18,13 @@ A prediction is linear in the hub, and so is x_t = alpha x_0 + sigma eps; two eq
                                                          m^2 = sigma^2 + alpha^2 s^2,  s = sigma_data
     LearnedVariance one of these, and the variance of a step back, in as many channels again
 
-X0 is undetermined where sigma = 0, Eps where alpha = 0; V, Velocity and Preconditioned hold at both ends of a path.
+X0 leaves eps undetermined where sigma = 0, Eps and Score leave x_0 where alpha = 0; V, Velocity and Preconditioned hold
+at both ends of a path. Those are their `needs`, by which `solvers.check_prediction` refuses a path that ends there.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ __all__ = [
     "Eps",
     "Inputs",
     "LearnedVariance",
+    "Part",
     "Prediction",
     "Preconditioned",
     "Score",
@@ -65,9 +67,15 @@ class Inputs(NamedTuple):
     t: Array
 
 
+Part = Literal["data", "noise"]
+"""What x_t is made of, and may have none of at an end of a path: data where alpha = 0, noise where sigma = 0."""
+
+
 @runtime_checkable
 class Prediction(Protocol):
-    """A kind of network output, and of what the network sees."""
+    """A kind of network output, and of what the network sees; its (x_0, eps) is defined where x_t has its `needs`."""
+
+    needs: tuple[Part, ...]
 
     def inputs(self, process: Process, x_t: Array, t: Array) -> Inputs:
         """What the network is called with at x_t, t."""
@@ -98,6 +106,8 @@ class _Plain:
 class X0(_Plain):
     """The network predicts the data (what Salimans and Ho 2022 call x)."""
 
+    needs: ClassVar[tuple[Part, ...]] = ("noise",)
+
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         return x_0
 
@@ -109,6 +119,8 @@ class X0(_Plain):
 @dataclass(frozen=True)
 class Eps(_Plain):
     """The network predicts the noise (DDPM, Ho et al. 2020, equation 14)."""
+
+    needs: ClassVar[tuple[Part, ...]] = ("data",)
 
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         return eps
@@ -122,6 +134,8 @@ class Eps(_Plain):
 class Score(_Plain):
     """The network predicts the score of x_t given x_0, -eps / sigma (Song et al. 2021, arXiv:2011.13456)."""
 
+    needs: ClassVar[tuple[Part, ...]] = ("data",)
+
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         return -eps / process.sigma(like(t, x_0))
 
@@ -132,6 +146,8 @@ class Score(_Plain):
 @dataclass(frozen=True)
 class V(_Plain):
     """The network predicts v = alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D), under any process."""
+
+    needs: ClassVar[tuple[Part, ...]] = ()
 
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         t = like(t, x_0)
@@ -147,6 +163,8 @@ class V(_Plain):
 @dataclass(frozen=True)
 class Velocity(_Plain):
     """The network predicts dx_t/dt; for a rectified flow eps - x_0 (SD3, equation 13 and before)."""
+
+    needs: ClassVar[tuple[Part, ...]] = ()
 
     def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
         return velocity(process, x_0, eps, t)
@@ -175,6 +193,8 @@ class Preconditioned:
 
     sigma_data: float = 0.5
     """s, the standard deviation of the data."""
+
+    needs: ClassVar[tuple[Part, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < math.inf:
@@ -212,13 +232,18 @@ class LearnedVariance:
     vlb_weight: float = 0.001
     """Weight of the bound, in bits per dimension of all steps together, beside the error of the prediction."""
     steps: int = 1000
-    """Number of steps of the chain whose bound it is: one goes from t to t - 1 / steps."""
+    """Number of steps of the chain whose bound it is, at least 2: one goes from t to t - 1 / steps. (The step to the
+    data takes the variance of the one before, and a chain of one step has none.)"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.vlb_weight < math.inf:
             raise InputError(f"vlb_weight of LearnedVariance is 0 or more, not {self.vlb_weight}")
-        if self.steps < 1:
-            raise InputError(f"steps of LearnedVariance is at least 1, not {self.steps}")
+        if self.steps < 2:
+            raise InputError(f"steps of LearnedVariance is at least 2, not {self.steps}")
+
+    @property
+    def needs(self) -> tuple[Part, ...]:
+        return self.mean.needs
 
     def inputs(self, process: Process, x_t: Array, t: Times) -> Inputs:
         return self.mean.inputs(process, x_t, t)

@@ -39,6 +39,7 @@ __all__ = [
     "like",
     "log_snr",
     "noised",
+    "pace",
     "posterior",
     "prior_std",
     "sde",
@@ -115,13 +116,14 @@ def velocity(
 
 
 def prior_std(process: Process, t: float | Float[Array, ""] = 1.0) -> Float[Array, ""]:
-    """Standard deviation of the Gaussian from which samples start: that of x_1 where the data has unit variance.
+    """Standard deviation of the Gaussian from which samples start at time t, the first of their grid.
 
-    sqrt(alpha(1)^2 + sigma(1)^2): 1 where variance is preserved and for a rectified flow, to 2e-5 for sub-VP; for VE
-    and EDM it is sigma_max, to 1 / (2 sigma_max^2) of it. What data of another mean or variance leaves at t = 1 is the
-    error of the prior.
+    It is that of x_t where the data has unit variance, sqrt(alpha^2 + sigma^2). At t = 1 that is 1 where variance is
+    preserved and for a rectified flow, to 2e-5 for sub-VP; for VE and EDM it is sigma_max, to 1 / (2 sigma_max^2) of
+    it. Data of mean 0 and another variance s^2 has sqrt(alpha^2 s^2 + sigma^2): what data of another mean or variance
+    leaves at t is the error of the prior, and grows as a path starts earlier.
     """
-    t = jnp.asarray(t, jnp.float32)
+    t = jnp.asarray(t, jnp.result_type(float))
     return jnp.hypot(process.alpha(t), process.sigma(t))
 
 
@@ -131,6 +133,12 @@ def prior_std(process: Process, t: float | Float[Array, ""] = 1.0) -> Float[Arra
 def log_snr(process: Process, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """lambda(t) = log(alpha / sigma), half of the log signal-to-noise ratio; infinite at the ends of many a path."""
     return jnp.log(process.alpha(t)) - jnp.log(process.sigma(t))
+
+
+def pace(process: Process, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """-lambda'(t) >= 0, by how much log(alpha / sigma) falls in a unit of time (Kingma et al. 2021, section 3)."""
+    c = coefficients(process, t)
+    return c.d_sigma / c.sigma - c.d_alpha / c.alpha
 
 
 def time_of_log_snr(process: Process, log_snr: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -160,8 +168,7 @@ def _time(process: Process, wanted: Float[Array, "*shape"]) -> Float[Array, "*sh
 @_time.defjvp
 def _time_and_tangent(process, primals, tangents):
     t = _time(process, *primals)
-    c = coefficients(process, t)
-    return t, tangents[0] / (c.d_alpha / c.alpha - c.d_sigma / c.sigma)
+    return t, -tangents[0] / pace(process, t)
 
 
 # ------------------------------------------------------------------------------------------------------ SDE and chain

@@ -20,7 +20,7 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.process import Process, coefficients, log_snr, time_of_log_snr
+from genjax.diffusion.process import Process, log_snr, pace, time_of_log_snr
 from genjax.errors import InputError
 
 __all__ = [
@@ -144,7 +144,7 @@ class LogNormal:
 
     def density(self, t: Float[Array, "*shape"], process: Process) -> Float[Array, "*shape"]:
         low, high = (ndtr(end) for end in self._ends(process, jnp.asarray(t).dtype))
-        return norm.pdf(-log_snr(process, t), self.mean, self.std) * _pace(process, t) / (high - low)
+        return norm.pdf(-log_snr(process, t), self.mean, self.std) * pace(process, t) / (high - low)
 
     def _ends(self, process: Process, dtype) -> tuple[Array, Array]:
         """In standard deviations from the mean."""
@@ -177,16 +177,10 @@ class UniformLogSNR:
 
     def density(self, t: Float[Array, "*shape"], process: Process) -> Float[Array, "*shape"]:
         first, last = self._ends(process, jnp.asarray(t).dtype)
-        return jnp.where((self.start <= t) & (t <= self.end), _pace(process, t) / (first - last), 0.0)
+        return jnp.where((self.start <= t) & (t <= self.end), pace(process, t) / (first - last), 0.0)
 
     def _ends(self, process: Process, dtype) -> tuple[Array, Array]:
         return tuple(log_snr(process, jnp.asarray(t, dtype)) for t in (self.start, self.end))
-
-
-def _pace(process: Process, t: Array) -> Array:
-    """-d log(alpha / sigma) / dt."""
-    c = coefficients(process, t)
-    return c.d_sigma / c.sigma - c.d_alpha / c.alpha
 
 
 @dataclass(frozen=True)
@@ -216,7 +210,7 @@ class Draws(Protocol):
     """Uniform numbers in (0, 1), without the ends, one for each row of a batch (whose keys are given)."""
 
     couples_rows: ClassVar[bool]
-    """Whether a row's number depends on its place and on the other rows of its batch (on a mesh: of its device)."""
+    """Whether a row's number depends on its place and on the other rows of the whole batch."""
 
     def __call__(self, keys: Array) -> Array: ...
 

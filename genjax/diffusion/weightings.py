@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.diffusion.predictions import Prediction, hub_slopes
-from genjax.diffusion.process import Process, coefficients, log_snr
+from genjax.diffusion.process import Process, coefficients, log_snr, pace
 from genjax.errors import InputError
 
 __all__ = ["SNR", "EDMWeighting", "Likelihood", "MinSNR", "Sigmoid", "Unweighted", "Weighting", "on_output"]
@@ -124,7 +124,7 @@ class Likelihood:
     basis: ClassVar[Basis] = "eps"
 
     def weight(self, process: Process, t: Float[Array, " B"]) -> Float[Array, " B"]:
-        return _pace(process, t)
+        return pace(process, t)
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,4 @@ class Sigmoid:
     basis: ClassVar[Basis] = "eps"
 
     def weight(self, process: Process, t: Float[Array, " B"]) -> Float[Array, " B"]:
-        return _pace(process, t) * jax.nn.sigmoid(self.bias - 2 * log_snr(process, t))
-
-
-def _pace(process: Process, t: Array) -> Array:
-    """-lambda'(t)."""
-    c = coefficients(process, t)
-    return c.d_sigma / c.sigma - c.d_alpha / c.alpha
+        return pace(process, t) * jax.nn.sigmoid(self.bias - 2 * log_snr(process, t))

@@ -21,12 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.data import Images, LabelledImages, in_blocks, stacked
-from genjax.diffusion.grids import Grid, ShiftedTimes
+from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow, prior_std
-from genjax.diffusion.solvers import Euler, Solver, check_fit, integrate, padded
+from genjax.diffusion.solvers import Euler, Solver, check_fit, check_prediction, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
 from genjax.diffusion.weightings import Unweighted, Weighting
 from genjax.errors import InputError, placed
@@ -73,10 +73,14 @@ class Sampler:
         """Network evaluations for one sample (NFE), the two of guidance counted."""
         return self.steps * self.solver.evaluations_per_step * (1 if self.guidance == 1 else 2)
 
-    def times(self, process: Process) -> Float[np.ndarray, " times"]:
-        """The steps + 1 times from noise to data. Raises InputError where the solver or the grid do not fit."""
-        times = self.grid.grid(process, self.steps)
+    def times(self, process: Process, prediction: Prediction) -> Float[np.ndarray, " times"]:
+        """The steps + 1 times from noise to data.
+
+        Raises InputError where the solver, the grid or the prediction do not fit the process.
+        """
+        times = grid_times(self.grid, process, self.steps)
         check_fit(self.solver, process, times)
+        check_prediction(prediction, process, times, evaluates_last=self.solver.evaluates_last)
         return times
 
 
@@ -129,7 +133,7 @@ class Denoising(Task):
                 f"guidance is {sampler.guidance:g}, and a condition of {kind} is never dropped in training here:"
                 " only 1 is accepted"
             )
-        sampler.times(self.process)
+        sampler.times(self.process, self.prediction)
 
     def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
         x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
@@ -236,7 +240,7 @@ class Denoising(Task):
         given = {
             "seed": seed,
             "guidance": sampler.guidance,
-            "times": padded(sampler.times(self.process), -(-steps // STEPS) * STEPS),
+            "times": padded(sampler.times(self.process, self.prediction), -(-steps // STEPS) * STEPS),
             "steps": steps,
         }
         drawn = partial(_draw, self, sampler.solver, guided, trajectory, **given)

@@ -1,5 +1,7 @@
 """Laws of grids: they fall from noise to data, evenly in what they say, and equal published tables."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from genjax.diffusion.grids import (
     ShiftedTimes,
     UniformLogSNR,
     UniformTimes,
+    grid_times,
 )
 from genjax.diffusion.process import RectifiedFlow, log_snr
 from genjax.diffusion.processes import DDPM, EDM, VE, VP, CosineVP, SubVP
@@ -40,6 +43,38 @@ def test_times_fall_from_noise_to_data(grid, steps):
         times = grid.grid(process, steps)
         assert times.shape == (steps + 1,) and times.dtype == np.float64
         assert times[0] <= 1 and times[-1] == getattr(grid, "last", 0) and (np.diff(times) < 0).all()
+
+
+@every_grid
+def test_checked_times_are_those_of_the_grid(grid):
+    np.testing.assert_array_equal(grid_times(grid, RectifiedFlow(), 28), grid.grid(RectifiedFlow(), 28))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A table that nobody looked at."""
+
+    times: tuple[float, ...]
+
+    def grid(self, process, steps):
+        return np.asarray(self.times)
+
+
+@pytest.mark.parametrize(
+    ("grid", "steps"),
+    [
+        (UniformLogSNR(s_max=1e9), 28),  # whose first times are 1 in float32
+        (GivenTimes((1.0, 1 - 1e-9, 0.0)), 2),
+        (Broken((1.0, math.nan, 0.0)), 2),
+        (Broken((0.0, 0.5, 1.0)), 2),
+        (Broken((1.2, 0.5, 0.0)), 2),
+        (Broken((1.0, 0.0)), 2),
+    ],
+    ids=str,
+)
+def test_times_that_do_not_fall_in_single_precision_are_refused_by_the_name_of_their_grid(grid, steps):
+    with pytest.raises(InputError, match=f"the times of {type(grid).__name__}.* do not fall strictly in .0, 1. as"):
+        grid_times(grid, RectifiedFlow(), steps)
 
 
 @every_grid
@@ -97,9 +132,16 @@ def test_noise_levels_that_the_process_has_not_are_refused():
     ("make", "sentence"),
     [
         (lambda: UniformTimes(first=0.1, last=0.2), "0 <= last < first <= 1, not 0.2 and 0.1"),
-        (lambda: ShiftedTimes(0.0), "shift of a grid of times is positive, not 0.0"),
-        (lambda: SD3Times(-1.0), "shift of a grid of times is positive, not -1.0"),
-        (lambda: KarrasSigmas(rho=0.0), "rho of KarrasSigmas is positive, not 0.0"),
+        (lambda: ShiftedTimes(0.0), "shift of a grid of times is positive and finite, not 0.0"),
+        (lambda: SD3Times(-1.0), "shift of a grid of times is positive and finite, not -1.0"),
+        (lambda: KarrasSigmas(rho=0.0), "rho of KarrasSigmas is positive and finite, not 0.0"),
+        (lambda: KarrasSigmas(rho=math.inf), "rho of KarrasSigmas is positive and finite, not inf"),
+        (lambda: KarrasSigmas(s_max=0.0), "s_max of KarrasSigmas is positive and finite, not 0.0"),
+        (lambda: UniformLogSNR(s_max=0.0), "s_max of UniformLogSNR is positive and finite, not 0.0"),
+        (lambda: UniformLogSNR(s_max=math.nan), "s_max of UniformLogSNR is positive and finite, not nan"),
+        (lambda: KarrasSigmas(s_min=-1.0), "s_min of KarrasSigmas is positive and finite, not -1.0"),
+        (lambda: UniformLogSNR(s_min=0.0), "s_min of UniformLogSNR is positive and finite, not 0.0"),
+        (lambda: ShiftedTimes(math.inf), "shift of a grid of times is positive and finite, not inf"),
         (lambda: GivenTimes((1.0, 0.5, 0.7, 0.0)), "each below the one before it"),
         (lambda: GivenTimes((0.0, 1.0)), "fall, from noise to data"),
         (lambda: GivenTimes((1.0, 0.5, 0.0)).grid(RectifiedFlow(), 3), "3 times, for 2 steps, not 3"),

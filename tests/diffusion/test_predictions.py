@@ -256,7 +256,7 @@ def test_a_denoised_pair_has_no_learned_variance_unless_told():
     [
         (functools.partial(Preconditioned, 0.0), "sigma_data of Preconditioned is positive, not 0.0"),
         (functools.partial(LearnedVariance, vlb_weight=-1.0), "vlb_weight of LearnedVariance is 0 or more, not -1.0"),
-        (functools.partial(LearnedVariance, steps=0), "steps of LearnedVariance is at least 1, not 0"),
+        (functools.partial(LearnedVariance, steps=1), "steps of LearnedVariance is at least 2, not 1"),
     ],
 )
 def test_what_is_no_prediction_is_refused(make, sentence):

@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from genjax.diffusion.grids import GivenTimes, KarrasSigmas, UniformTimes, grid_times
 from genjax.diffusion.process import (
     RectifiedFlow,
     coefficients,
     like,
     log_snr,
     noised,
+    pace,
     posterior,
     prior_std,
     sde,
@@ -17,6 +20,9 @@ from genjax.diffusion.process import (
     transition,
     velocity,
 )
+from genjax.diffusion.processes import EDM, VE
+from genjax.diffusion.solvers import DPMpp2M, integrate
+from genjax.diffusion.targets import Gaussian
 
 T = jnp.linspace(0.05, 0.95, 7)
 
@@ -120,6 +126,30 @@ def test_the_slope_of_the_time_of_a_log_snr_is_one_over_that_of_the_log_snr(any_
 def test_the_prior_has_the_deviation_that_data_of_unit_variance_ends_with(any_process):
     expected = {"VE": 50, "EDM": 80, "Curved": 2}.get(type(any_process).__name__, 1)
     np.testing.assert_allclose(prior_std(any_process), expected, rtol=3e-4 if expected == 50 else 1e-4)
+
+
+@pytest.mark.parametrize("process", [EDM(), VE(), RectifiedFlow()], ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize(
+    "grid", [UniformTimes(), UniformTimes(first=0.5), KarrasSigmas(s_max=4.0), GivenTimes((0.7, 0.0))], ids=str
+)
+def test_from_every_start_of_a_grid_an_exact_denoiser_leads_the_prior_to_the_deviation_of_unit_data(process, grid):
+    """Along the flow, on a fine grid between the ends of the given one; VE's end has its own sigma_min."""
+    ends = grid_times(grid, process, 1)
+    times = np.array(time_of_log_snr(process, jnp.linspace(*_finite_log_snrs(process, ends), 200)))
+    times[0] = ends[0]
+    z, unit = jnp.array([[-1.0], [2.0]]), Gaussian((0.0,), (1.0,))
+    x = integrate(DPMpp2M(), process, lambda x, t: unit.denoised(process, x, t), prior_std(process, ends[0]) * z, times)
+    np.testing.assert_allclose(x / z, prior_std(process, times[-1]), rtol=2e-3)
+    np.testing.assert_allclose(x / z, 1, rtol=1e-2)
+
+
+def _finite_log_snrs(process, ends):
+    return np.clip(log_snr(process, jnp.asarray(ends, jnp.float32)), -5, 5)
+
+
+def test_the_pace_is_how_fast_the_log_snr_falls(any_process, x64):
+    slope = jax.vmap(jax.grad(lambda t: log_snr(any_process, t)))(np.float64(T))
+    np.testing.assert_allclose(pace(any_process, np.float64(T)), -slope, rtol=1e-9)
 
 
 def test_simulating_the_sde_forward_gives_the_marginals_of_the_process(any_process):

@@ -10,7 +10,7 @@ import pytest
 from genjax.data import Images
 from genjax.diffusion.grids import ChainTimes, KarrasSigmas, UniformTimes
 from genjax.diffusion.predictions import Eps, LearnedVariance, Preconditioned, V
-from genjax.diffusion.process import like, noised
+from genjax.diffusion.process import RectifiedFlow, like, noised
 from genjax.diffusion.processes import DDPM, EDM, VE, VP
 from genjax.diffusion.solvers import DDIM, DPMpp2M, EDMHeun, ReverseDiffusion
 from genjax.diffusion.times import ChainSteps, LogNormal, Stratified, Uniform
@@ -136,6 +136,7 @@ def test_a_network_that_says_nothing_of_noise_leaves_what_it_starts_from(fresh):
         (lambda: replace(FAMILY["edm"], condition=Label()), "model.num_classes is 0, and the data has 10 classes"),
         (lambda: replace(FAMILY["dit"], model=DIT.clone(num_classes=5)), "model.num_classes is 5"),
         (lambda: replace(FAMILY["ddpm"], model=UNET), "says 2 channels about 1"),
+        (lambda: replace(FAMILY["dit"], process=RectifiedFlow(), prediction=Eps()), "Eps needs some data"),
         (lambda: replace(FAMILY["dit"], model=MMDiT(channels=1)), "a MMDiT does not take what a condition of Label"),
         (lambda: replace(FAMILY["dit"], condition=Nothing()), "^sampler.guidance is 2, and a condition of Nothing"),
         (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of images"),

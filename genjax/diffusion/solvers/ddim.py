@@ -26,6 +26,7 @@ class DDIM:
     """Share of the posterior's standard deviation that is drawn anew: 0 for none, 1 for that of DDPM."""
     evaluations_per_step = 1
     order = 1
+    evaluates_last = False
     needs = ()
 
     def __post_init__(self):

@@ -37,6 +37,7 @@ class EDMHeun:
     churn_noise: float = 1.0
     """S_noise: factor of the noise that is added; 1.003 or so makes up for a network's blur."""
     evaluations_per_step = 2
+    evaluates_last = False
     needs = (SIGNAL_AT_START,)
 
     def __post_init__(self):

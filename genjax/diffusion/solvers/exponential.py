@@ -66,6 +66,7 @@ class DPMpp1:
     evaluations_per_step = 1
     order = 1
     stochastic = False
+    evaluates_last = False
     needs = ()
 
     def initialise(self, x):
@@ -93,6 +94,7 @@ class DPMpp2M:
     evaluations_per_step = 1
     order = 2
     stochastic = False
+    evaluates_last = False
     needs = ()
 
     def initialise(self, x):
@@ -135,6 +137,7 @@ class DPMpp3M:
     then. Their D2 is a divided difference, and so half of the second derivative that its factor is for."""
     evaluations_per_step = 1
     stochastic = False
+    evaluates_last = False
     needs = ()
 
     @property
@@ -187,6 +190,7 @@ class UniPC2:
     evaluations_per_step = 1
     order = 3
     stochastic = False
+    evaluates_last = False
     needs = ()
 
     def initialise(self, x):
@@ -226,6 +230,7 @@ class DPMppSDE2M:
     eta: float = 1.0
     """Noise of the SDE, from 0 (none: DPM++(2M)) to 1 (that of the forward process)."""
     evaluations_per_step = 1
+    evaluates_last = False
     needs = ()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Every solver there is, and whether one fits a process: its needs, met or not between two times.
+"""Every solver there is, and whether one or a prediction fits a process: their needs, met or not between two times.
 
 (The needs are those of the formulas: Karras et al. 2022, arXiv:2206.00364, table 1, has most solvers side by side.)
 """
@@ -7,16 +7,18 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from genjax.diffusion.predictions import X0, Eps, Part, Preconditioned, Prediction, Score, V, Velocity
 from genjax.diffusion.process import Process
 from genjax.diffusion.solvers.ddim import DDIM
 from genjax.diffusion.solvers.edm import EDMHeun
 from genjax.diffusion.solvers.exponential import DPMpp1, DPMpp2M, DPMpp3M, DPMppSDE2M, UniPC2
 from genjax.diffusion.solvers.integrate import Solver
+from genjax.diffusion.solvers.needs import has_noise, has_signal
 from genjax.diffusion.solvers.reverse_sde import Ancestral, EulerMaruyama, ReverseDiffusion
 from genjax.diffusion.solvers.runge_kutta import RK4, Euler, Heun
 from genjax.errors import InputError
 
-__all__ = ["SOLVERS", "check_fit", "unmet"]
+__all__ = ["SOLVERS", "check_fit", "check_prediction", "missing_parts", "unmet"]
 
 SOLVERS: tuple[Solver, ...] = (
     Euler(),
@@ -54,4 +56,34 @@ def check_fit(solver: Solver, process: Process, times: Float[Array, " T"]) -> No
         raise InputError(
             f"{type(solver).__name__} needs {' and '.join(missing)}, and {type(process).__name__} has none from"
             f" t = {ends[0]:g} to {ends[1]:g}: choose other times, or one of {', '.join(fitting)}"
+        )
+
+
+PREDICTIONS: tuple[Prediction, ...] = (X0(), Eps(), Score(), V(), Velocity(), Preconditioned())
+"""One of each kind that differs in what it needs; a `LearnedVariance` needs what its mean does."""
+
+
+def missing_parts(prediction: Prediction, process: Process, times: Float[Array, " T"]) -> tuple[Part, ...]:
+    """Which parts of x_t the prediction needs, and x_t has none of at one of the times."""
+    has = {"data": has_signal, "noise": has_noise}
+    with jax.ensure_compile_time_eval():
+        t = np.asarray(times, np.float32)
+        return tuple(part for part in prediction.needs if not has[part](process, t).all())
+
+
+def check_prediction(
+    prediction: Prediction, process: Process, times: Float[Array, " T"], *, evaluates_last: bool
+) -> None:
+    """Raise InputError where (x_0, eps) is undefined at one of the times a solver evaluates, with what is defined.
+
+    evaluates_last: whether the last time is one of them; of a `Solver`, its attribute of that name.
+    """
+    evaluated = np.asarray(times) if evaluates_last else np.asarray(times)[:-1]
+    missing = missing_parts(prediction, process, evaluated)
+    if missing:
+        fitting = [type(other).__name__ for other in PREDICTIONS if not missing_parts(other, process, evaluated)]
+        raise InputError(
+            f"{type(prediction).__name__} needs some {' and '.join(missing)} in x_t, and {type(process).__name__} has"
+            f" none at an end of its times from t = {evaluated[0]:g} to {evaluated[-1]:g}: choose other times, or one"
+            f" of {', '.join(fitting)}"
         )

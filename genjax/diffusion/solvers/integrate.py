@@ -61,12 +61,14 @@ class Solver(Protocol):
 
     `evaluations_per_step` counts calls of the denoiser (NFE without guidance). `order` is the power of the step that
     the error falls with; of a `stochastic` solver, which needs keys, it is the error of mean and covariance (the weak
-    order). A process that does not meet its `needs` is refused by `check_fit`.
+    order). `evaluates_last` is whether the sample depends on what the denoiser says at the last time, if that is data.
+    A process that does not meet its `needs` is refused by `check_fit`.
     """
 
     evaluations_per_step: int
     order: int
     stochastic: bool
+    evaluates_last: bool
     needs: tuple[Need, ...]
 
     def initialise(self, x: Array) -> Any: ...
@@ -95,7 +97,7 @@ def integrate(
     Raises InputError for times that do not rise or fall strictly, and for a stochastic solver without keys.
     """
     if not isinstance(times, jax.core.Tracer) and steps is None:
-        check_times(np.asarray(times))
+        check_times(np.asarray(times, jnp.promote_types(x.dtype, jnp.float32)))
     if solver.stochastic and keys is None:
         raise InputError(f"{type(solver).__name__} draws noise, and needs one key per row")
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))

@@ -9,15 +9,20 @@ from jaxtyping import Array, Bool, Float
 from genjax.diffusion.process import Process, coefficients
 from genjax.diffusion.solvers.integrate import Need
 
-__all__ = ["SIGNAL_AT_START", "VELOCITY_AT_END", "VELOCITY_AT_START", "has_signal", "has_velocity"]
+__all__ = ["SIGNAL_AT_START", "VELOCITY_AT_END", "VELOCITY_AT_START", "has_noise", "has_signal", "has_velocity"]
 
 STEEPEST = 1e6
 """A slope of alpha or sigma beyond this is taken for an infinite one, which `coefficients` reads a little beside it."""
 
 
-def has_signal(process: Process, t: Float[Array, ""]) -> Bool[Array, ""]:
+def has_signal(process: Process, t: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
     """Whether x_t has some data in it: whether alpha / sigma is above what float32 can tell from 0."""
     return process.alpha(t) > 1e-6 * process.sigma(t)
+
+
+def has_noise(process: Process, t: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    """Whether x_t has some noise in it: whether sigma / alpha is above what float32 can tell from 0."""
+    return process.sigma(t) > 1e-6 * process.alpha(t)
 
 
 def has_velocity(process: Process, t: Float[Array, ""]) -> Bool[Array, ""]:

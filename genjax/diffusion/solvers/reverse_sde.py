@@ -73,6 +73,7 @@ class _PredictorCorrector:
     """What the three have in common: correctors first, then the step, without noise if it is the last."""
 
     stochastic = True
+    evaluates_last = False
 
     @property
     def evaluations_per_step(self) -> int:

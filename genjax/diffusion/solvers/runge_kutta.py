@@ -24,6 +24,7 @@ class Euler:
     evaluations_per_step = 1
     order = 1
     stochastic = False
+    evaluates_last = False
     needs = (VELOCITY_AT_START,)
 
     def initialise(self, x):
@@ -43,6 +44,7 @@ class Heun:
     evaluations_per_step = 2
     order = 2
     stochastic = False
+    evaluates_last = True
     needs = (VELOCITY_AT_START, VELOCITY_AT_END)
 
     def initialise(self, x):
@@ -65,6 +67,7 @@ class RK4:
     evaluations_per_step = 4
     order = 4
     stochastic = False
+    evaluates_last = True
     needs = (VELOCITY_AT_START, VELOCITY_AT_END)
 
     def initialise(self, x):

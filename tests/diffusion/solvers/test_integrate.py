@@ -89,6 +89,18 @@ def test_the_network_runs_as_often_as_the_solver_says(solver, steps):
 
 
 @every_solver
+def test_a_denoiser_that_is_undefined_at_data_matters_exactly_to_the_solvers_that_say_so(solver):
+    def denoiser(x, t):
+        denoised = problems.posterior_mean(RectifiedFlow())(x, t)
+        return denoised._replace(
+            eps=jnp.where(t > 0, denoised.eps, jnp.nan), x_0=jnp.where(t > 0, denoised.x_0, jnp.nan)
+        )
+
+    x = integrate(solver, RectifiedFlow(), denoiser, Z, np.array([0.9, 0.5, 0.0]), keys=keys())
+    assert np.isnan(x).any() == solver.evaluates_last
+
+
+@every_solver
 def test_one_program_serves_every_seed_and_any_number_of_steps_up_to_its_bound(solver):
     """And what it makes of fewer steps is what they make by themselves."""
     traced = []
