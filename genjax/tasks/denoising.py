@@ -116,7 +116,7 @@ class Denoising(Task):
             super().check()
         except TypeError as error:
             kinds = type(self.model).__name__, type(self.condition).__name__
-            raise InputError(f"a {kinds[0]} does not take what a condition of {kinds[1]} gives it: {error}") from None
+            raise InputError(f"{kinds[0]} does not take what a condition of {kinds[1]} gives it: {error}") from None
         shape = jax.eval_shape(self._denoised_nothing, unbox(jax.eval_shape(self.init, jax.random.key(0)))).shape
         if shape[1:] != self.data.image_shape:
             kind = type(self.prediction).__name__

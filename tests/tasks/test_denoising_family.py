@@ -137,7 +137,7 @@ def test_a_network_that_says_nothing_of_noise_leaves_what_it_starts_from(fresh):
         (lambda: replace(FAMILY["dit"], model=DIT.clone(num_classes=5)), "model.num_classes is 5"),
         (lambda: replace(FAMILY["ddpm"], model=UNET), "says 2 channels about 1"),
         (lambda: replace(FAMILY["dit"], process=RectifiedFlow(), prediction=Eps()), "Eps needs some data"),
-        (lambda: replace(FAMILY["dit"], model=MMDiT(channels=1)), "a MMDiT does not take what a condition of Label"),
+        (lambda: replace(FAMILY["dit"], model=MMDiT(channels=1)), "MMDiT does not take what a condition of Label"),
         (lambda: replace(FAMILY["dit"], condition=Nothing()), "^sampler.guidance is 2, and a condition of Nothing"),
         (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of images"),
     ],
