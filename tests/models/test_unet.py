@@ -199,6 +199,10 @@ def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
         (dict(widths=(8, 10)), {}, "a width of 10 channels cannot be divided into 4 groups"),
         (dict(dropout=1.0), {}, r"dropout of UNet lies in \[0, 1\), not at 1.0"),
         (dict(blocks=0), {}, "blocks of UNet is at least 1, not 0"),
+        (dict(head_dim=0), {}, "head_dim of UNet is at least 1, or None, not 0"),
+        (dict(frequency_shift=4), {}, r"frequency_shift lies in \[0, 4\), for 4 frequencies of time, not at 4"),
+        (dict(downsample_padding=2), {}, "downsample_padding of UNet is 0 or 1, not 2"),
+        (dict(downsample_padding=2, resample="residual"), {}, "downsample_padding of UNet is 0 or 1, not 2"),
         (dict(num_heads=3), {}, "16 channels cannot be divided into 3 heads"),
         (dict(), dict(condition=np.zeros(2, np.int32)), "a UNet with num_classes = 0 takes no condition"),
         (dict(num_classes=3), dict(condition=None), "this UNet needs a class for each image"),
@@ -208,3 +212,15 @@ def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
 def test_what_does_not_fit_is_refused(sizes, arrays, says):
     with pytest.raises(InputError, match=says):
         parameters(DDPM.clone(**sizes), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (dict(resample="convolutions"), "^resample of UNet is convolution or residual, not 'convolutions'"),
+        (dict(condition="klass"), "^condition of UNet is class or number or vector, not 'klass'"),
+    ],
+)
+def test_a_choice_of_no_known_name_is_refused(choice, says, unchecked):
+    with pytest.raises(InputError, match=says):
+        jax.eval_shape(DDPM.clone(**choice).init, jax.random.key(0), **inputs(DDPM))
