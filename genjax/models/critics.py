@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
-from genjax.models.generators import check_label
+from genjax.models.labels import check_label
 from genjax.models.sizes import check_sizes
 from genjax.nn.linear import Conv, Embedding, Linear
 from genjax.nn.resnet import LEAK, InvertedResidual, halvings, he_normal, resized

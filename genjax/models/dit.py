@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
-from genjax.models.generators import check_label
+from genjax.models.labels import check_label
 from genjax.models.mmdit import Projections, patchify, unpatchify
 from genjax.models.sizes import check_sizes
 from genjax.nn.attention import AttentionImplementation, attention

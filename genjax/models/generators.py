@@ -14,11 +14,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from genjax.errors import InputError
+from genjax.models.labels import check_label
 from genjax.models.sizes import check_sizes
 from genjax.nn.linear import Conv, ConvTranspose, Embedding, Linear, with_axes
 from genjax.nn.resnet import InvertedResidual, halvings, resized
 
-__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "check_label", "dcgan_init"]
+__all__ = ["DCGANGenerator", "MLPGenerator", "ResNetGenerator", "WithClass", "dcgan_init"]
 
 dcgan_init = nn.initializers.normal(0.02)
 """DCGAN's, for layers whose output is normalised."""
@@ -131,11 +132,3 @@ class WithClass(nn.Module):
             return z
         normal = nn.initializers.normal(1.0)  # as large as z, so that neither drowns the other
         return jnp.concatenate([z, Embedding(self.num_classes, z.shape[-1], embedding_init=normal)(label)], axis=-1)
-
-
-def check_label(num_classes: int, label: Int[Array, " B"] | None) -> None:
-    """Raises InputError where a network of classes gets no label, and where one without classes gets one."""
-    if num_classes and label is None:
-        raise InputError(f"a network of {num_classes} classes needs a label for each row")
-    if not num_classes and label is not None:
-        raise InputError("a network with num_classes = 0 takes no label")

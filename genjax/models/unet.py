@@ -12,7 +12,7 @@ zero. A U-Net's blocks are all of different shapes: no scan runs them.
 """
 
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from genjax.nn.mlp import MLP, dense_init
 from genjax.nn.remat import RematPolicy, rematerialise
 
 __all__ = ["SIZES", "UNet"]
+
+_Resample = Literal["convolution", "residual"]
+_Condition = Literal["class", "number", "vector"]
 
 _DDPM: dict[str, Any] = dict(blocks=2, num_heads=1)
 _ADM: dict[str, Any] = dict(
@@ -60,7 +63,7 @@ class UNet(nn.Module):
     `apply({"params": p}, x_t (B,H,W,C), t (B,) in [0,1], condition or None)` returns (B,H,W,C), or (B,H,W,2C) with
     learned variances. With `dropout`, `dropout_keys=` (B,), a key for each sample, drop activations; without keys none
     are dropped. Raises InputError where a side is no multiple of 2^(levels - 1), where a condition is missing or there
-    is none to take, and where channels cannot be divided into groups or heads.
+    is none to take, where channels cannot be divided into groups or heads, and where a choice is not one of those told.
     """
 
     channels: int = 3
@@ -83,13 +86,13 @@ class UNet(nn.Module):
     """Of each norm."""
     scale_shift: bool = False
     """Whether the condition scales and shifts (ADM) or adds (DDPM)."""
-    resample: Literal["convolution", "residual"] = "convolution"
+    resample: _Resample = "convolution"
     """What halves and doubles the sides: a convolution (DDPM), or a residual block (ADM, after BigGAN)."""
     downsample_padding: int = 0
     """Zeros around what a convolution of stride 2 sees: 1 on each side; 0: below and to the right only (DDPM)."""
     dropout: float = 0.0
     """Share of activations that each residual block drops, in [0, 1)."""
-    condition: Literal["class", "number", "vector"] = "class"
+    condition: _Condition = "class"
     """What it is: an index (B,); a real number (B,), embedded as time is; a vector (B, 4 widths[0]), added as it is."""
     num_classes: int = 0
     """Number of classes, where the condition is one; 0: none is taken."""
@@ -205,6 +208,17 @@ class UNet(nn.Module):
         levels = range(len(self.widths))
         if not set(self.attention_levels) <= set(levels):
             raise InputError(f"attention_levels of UNet lie in 0 to {levels[-1]}, not {self.attention_levels}")
+        if self.head_dim is not None and self.head_dim < 1:
+            raise InputError(f"head_dim of UNet is at least 1, or None, not {self.head_dim}")
+        choices = (
+            ("resample", get_args(_Resample)),
+            ("condition", get_args(_Condition)),
+            ("downsample_padding", (0, 1)),
+        )
+        for name, accepted in choices:
+            if getattr(self, name) not in accepted:
+                told = " or ".join(map(str, accepted))
+                raise InputError(f"{name} of UNet is {told}, not {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout of UNet lies in [0, 1), not at {self.dropout}")
         for width in self.widths:

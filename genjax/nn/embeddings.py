@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from genjax.errors import InputError
+
 __all__ = ["sincos_1d", "sincos_2d", "sincos_2d_centre_crop", "timestep_embedding"]
 
 
@@ -23,8 +25,16 @@ def timestep_embedding(
 
     `t` is in the network's units (0 to 1000 in SD3); `width` is even. ADM, DiT and SD3 have these defaults; DDPM (Ho et
     al. 2020) has its sines first and a shift of 1, with which the last period is max_period itself.
+
+    Raises InputError where `width` is odd, and where the shift is negative or leaves no frequencies to divide by.
     """
+    if width < 2 or width % 2:
+        raise InputError(f"an embedding of time has an even number of channels, not {width}")
     half = width // 2
+    if not 0 <= frequency_shift < half:
+        raise InputError(
+            f"frequency_shift lies in [0, {half}), for {half} frequencies of time, not at {frequency_shift}"
+        )
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / (half - frequency_shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies
     halves = [jnp.cos(angles), jnp.sin(angles)]

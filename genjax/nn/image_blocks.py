@@ -11,7 +11,7 @@ al. 2019; ADM, Dhariwal and Nichol 2021, section 3). No sample sees another.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import einops
 import jax
@@ -45,7 +45,8 @@ class ResidualBlock(nn.Module):
 
     Where the channels change, x goes through a 1 x 1 convolution. `condition` (B,D) is what modulates it, if anything
     does; `keys` (B,), one for each sample, drop activations, if any are to be dropped. Raises InputError where channels
-    cannot be divided into the groups, and where a block that is to be scaled gets no condition.
+    cannot be divided into the groups, where a block that is to be scaled gets no condition, and where `resampling` is
+    none of its names.
     """
 
     features: int
@@ -72,6 +73,9 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "B H2 W2 C2"]:
         if self.scale_shift and condition is None:
             raise InputError("a residual block that a condition scales and shifts got no condition")
+        if self.resampling not in get_args(Resampling):
+            accepted = ", ".join(get_args(Resampling))
+            raise InputError(f"resampling of a residual block is one of {accepted}, not {self.resampling!r}")
         resampled = {"none": lambda image: image, "down": halved, "up": repeated}[self.resampling]
         x = lying_on(x, ("batch", None, None, None))
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
@@ -120,10 +124,11 @@ class SpatialAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         batch, height, width, channels = x.shape
-        heads = self.num_heads if self.head_dim is None else channels // self.head_dim
-        if channels % max(heads, 1) or (self.head_dim is not None and channels % self.head_dim):
+        divisor = self.num_heads if self.head_dim is None else self.head_dim
+        if divisor < 1 or channels % divisor:
             what = f"{self.num_heads} heads" if self.head_dim is None else f"heads of width {self.head_dim}"
             raise InputError(f"{channels} channels cannot be divided into {what}")
+        heads = divisor if self.head_dim is None else channels // divisor
         x = lying_on(x, ("batch", None, None, None))
         tokens = GroupNorm(self.groups, self.epsilon, name="norm")(x).reshape(batch, height * width, channels)
         qkv = Linear(3 * channels, ("embed", "heads"), kernel_init=dense_init, name="qkv")(tokens)
@@ -173,7 +178,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B *pixels C"]) -> Float[Array, "B *pixels C"]:
         channels = x.shape[-1]
-        if channels % self.groups:
+        if self.groups < 1 or channels % self.groups:
             raise InputError(f"{channels} channels cannot be divided into {self.groups} groups")
         scale = self.param("scale", with_axes(nn.initializers.ones, ("embed",)), (channels,))
         bias = self.param("bias", with_axes(nn.initializers.zeros, ("embed",)), (channels,))

@@ -85,6 +85,13 @@ def test_a_config_gives_what_diffusers_computes_and_published_what_was_trained()
     assert (published.frequency_shift, published.norm_epsilon) == (DiT().frequency_shift, DiT().norm_epsilon)
 
 
+def test_what_a_config_leaves_out_is_the_default_of_diffusers():
+    """Of diffusers 0.42.1; tests/parity asks the class itself."""
+    sizes = dit.sizes_from_config({name: golden()[2][name] for name in dit.NEEDED})
+    left_out = dict(num_classes=1000, learned_variance=False, frequency_shift=1, norm_epsilon=1e-5)
+    assert {name: sizes[name] for name in sizes.keys() - dit.NEEDED.values()} == left_out
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

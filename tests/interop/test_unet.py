@@ -117,6 +117,32 @@ def test_the_configs_of_what_google_released_give_the_published_sizes():
     assert UNet(**unet.sizes_from_config(celebahq)) == UNet(**SIZES["ddpm-256"])
 
 
+def test_what_a_config_leaves_out_is_the_default_of_diffusers():
+    """Of diffusers 0.42.1; tests/parity asks the class itself."""
+    blocks = {name: CONFIG[name] for name in unet.NEEDED} | dict(
+        down_block_types=["AttnDownBlock2D"] * 2, up_block_types=["AttnUpBlock2D"] * 2
+    )
+    assert UNet(**unet.sizes_from_config(blocks)) == UNet(
+        widths=(8, 12),
+        attention_levels=(0, 1),
+        channels=3,
+        blocks=2,
+        middle_attention=True,
+        head_dim=8,
+        groups=32,
+        epsilon=1e-5,
+        scale_shift=False,
+        resample="convolution",
+        downsample_padding=1,
+        dropout=0.0,
+        condition="class",
+        num_classes=0,
+        learned_variance=False,
+        sines_first=False,
+        frequency_shift=0,
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -88,6 +88,20 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(size, patc
         assert count + 16 * 16 * 16 * 72 == 675_129_632
 
 
+def test_fresh_embeddings_of_labels_and_times_have_the_published_deviation():
+    """0.02 in facebookresearch/DiT, for the table of labels and both layers of the embedding of time."""
+    model = MODEL.clone(num_classes=1000)
+
+    @jax.jit
+    def fresh(key):
+        params = meta.unbox(model.init(key, **inputs()))["params"]
+        return [params["y_embedder"]["embedding"], *(params["t_embedder"][name]["kernel"] for name in ("fc1", "fc2"))]
+
+    for leaf, shape in zip(fresh(jax.random.key(0)), [(1001, 16), (256, 16), (16, 16)], strict=True):
+        assert leaf.shape == shape
+        np.testing.assert_allclose([leaf.mean(), leaf.std()], [0, 0.02], atol=4 * 0.02 / leaf.size**0.5)
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     together = apply(weights(), inputs())
     alone = [apply(weights(), {k: v[i : i + 1] for k, v in inputs().items()})[0] for i in range(3)]

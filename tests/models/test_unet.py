@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.core import meta
 
 from genjax.errors import InputError
 from genjax.models.unet import SIZES, UNet
+from genjax.nn.image_blocks import ResidualBlock
 
 SMALL = dict(widths=(8, 16), blocks=1, attention_levels=(1,), groups=4)
 DDPM = UNet(**SMALL)
@@ -101,6 +103,63 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(size):
     assert count == exact and abs(count / 1e6 - millions) < 0.5
 
 
+def ddpm(image_size: int, multipliers: tuple[int, ...], dropout: float) -> UNet:
+    """Appendix B of Ho et al. 2020 (attention at 16 x 16 pixels) and its code: norms with TensorFlow's epsilon."""
+    return UNet(
+        widths=tuple(128 * multiplier for multiplier in multipliers),
+        attention_levels=((image_size // 16).bit_length() - 1,),
+        dropout=dropout,
+        blocks=2,
+        num_heads=1,
+        groups=32,
+        epsilon=1e-6,
+        scale_shift=False,
+        resample="convolution",
+        downsample_padding=0,
+        sines_first=True,
+        frequency_shift=1,
+    )
+
+
+def adm(image_size: int, channels: int, multipliers: tuple[int, ...], **flags) -> UNet:
+    """The flags in the README of openai/guided-diffusion, and what its code adds to them: norms and sinusoids."""
+    return UNet(
+        attention_levels=tuple((image_size // side).bit_length() - 1 for side in (32, 16, 8)),
+        num_classes=1000,
+        widths=tuple(channels * multiplier for multiplier in multipliers),
+        learned_variance=True,
+        resample="residual",
+        scale_shift=True,
+        groups=32,
+        epsilon=1e-5,
+        sines_first=False,
+        frequency_shift=0,
+        **flags,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "published"),
+    [
+        ("ddpm-cifar10", ddpm(32, (1, 2, 2, 2), dropout=0.1)),
+        ("ddpm-256", ddpm(256, (1, 1, 2, 2, 4, 4), dropout=0.0)),
+        ("adm-64", adm(64, 192, (1, 2, 3, 4), dropout=0.1, head_dim=64, blocks=3)),
+        ("adm-128", adm(128, 256, (1, 1, 2, 3, 4), dropout=0.0, num_heads=4, blocks=2)),
+        ("adm-256", adm(256, 256, (1, 1, 2, 2, 4, 4), dropout=0.0, head_dim=64, blocks=2)),
+    ],
+)
+def test_the_published_sizes_are_those_of_the_published_recipes(size, published):
+    assert UNet(**SIZES[size]) == published
+
+
+def test_fresh_embeddings_of_classes_are_standard_normal_as_torch_makes_those_of_adm():
+    model = FLAT.clone(num_classes=1000)
+    fresh = jax.jit(lambda key: model.init(key, **inputs(ADM))["params"]["condition_embedder"])(jax.random.key(0))
+    table = meta.unbox(fresh)["embedding"]
+    assert table.shape == (1000, 32)
+    np.testing.assert_allclose([table.mean(), table.std()], [0, 1], atol=4 / 32_000**0.5)
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     arrays = inputs(ADM) | {"dropout_keys": jax.random.split(jax.random.key(0), 2)}
     alone = [apply(ADM)(weights(ADM), {name: array[i : i + 1] for name, array in arrays.items()})[0] for i in range(2)]
@@ -126,6 +185,23 @@ def test_keys_drop_activations_and_no_keys_drop_none():
     assert changed(outputs[0], outputs[2]).all() and changed(outputs[0], output(ADM)).all()
     careful = ADM.clone(dropout=0.0)
     np.testing.assert_allclose(apply(careful)(weights(ADM), inputs(ADM)), output(ADM), atol=1e-6)
+
+
+def test_no_two_residual_blocks_of_a_sample_drop_by_the_same_key():
+    keys = []
+
+    def recorded(following, arguments, keywords, context):
+        if not isinstance(context.module, ResidualBlock) or context.method_name != "__call__":
+            return following(*arguments, **keywords)
+        x, _, given = arguments
+        keys.extend(map(tuple, np.asarray(jax.random.key_data(given))))
+        return jnp.zeros((*x.shape[:-1], context.module.features))  # nothing of the block but its keys is asked for
+
+    arrays = inputs(FLAT) | {"dropout_keys": jax.random.split(jax.random.key(0), 2)}
+    variables = {"params": weights(FLAT)}
+    with nn.intercept_methods(recorded):
+        FLAT.clone(dropout=0.5).apply(variables, **arrays)
+    assert len(keys) == 2 * 5 and len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("kind", ["number", "vector"])
@@ -199,6 +275,10 @@ def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
         (dict(widths=(8, 10)), {}, "a width of 10 channels cannot be divided into 4 groups"),
         (dict(dropout=1.0), {}, r"dropout of UNet lies in \[0, 1\), not at 1.0"),
         (dict(blocks=0), {}, "blocks of UNet is at least 1, not 0"),
+        (dict(head_dim=0), {}, "head_dim of UNet is at least 1, or None, not 0"),
+        (dict(frequency_shift=4), {}, r"frequency_shift lies in \[0, 4\), for 4 frequencies of time, not at 4"),
+        (dict(downsample_padding=2), {}, "downsample_padding of UNet is 0 or 1, not 2"),
+        (dict(downsample_padding=2, resample="residual"), {}, "downsample_padding of UNet is 0 or 1, not 2"),
         (dict(num_heads=3), {}, "16 channels cannot be divided into 3 heads"),
         (dict(), dict(condition=np.zeros(2, np.int32)), "a UNet with num_classes = 0 takes no condition"),
         (dict(num_classes=3), dict(condition=None), "this UNet needs a class for each image"),
@@ -208,3 +288,15 @@ def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
 def test_what_does_not_fit_is_refused(sizes, arrays, says):
     with pytest.raises(InputError, match=says):
         parameters(DDPM.clone(**sizes), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (dict(resample="convolutions"), "^resample of UNet is convolution or residual, not 'convolutions'"),
+        (dict(condition="klass"), "^condition of UNet is class or number or vector, not 'klass'"),
+    ],
+)
+def test_a_choice_of_no_known_name_is_refused(choice, says, unchecked):
+    with pytest.raises(InputError, match=says):
+        jax.eval_shape(DDPM.clone(**choice).init, jax.random.key(0), **inputs(DDPM))

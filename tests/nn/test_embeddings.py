@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genjax.errors import InputError
 from genjax.nn.embeddings import sincos_1d, sincos_2d, sincos_2d_centre_crop, timestep_embedding
 
 TIMES = np.array([0.0, 0.37, 12.5, 999.0, 1000.0], np.float32)
@@ -37,6 +38,20 @@ def test_ddpms_timestep_is_sines_first_and_its_slowest_period_is_the_longest():
 
 def test_a_timestep_embedding_is_float32_whatever_its_input():
     assert timestep_embedding(jnp.ones(2, jnp.bfloat16), 8).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shift", [-1, 4, 5])
+def test_a_shift_that_leaves_no_frequencies_is_refused(shift):
+    with pytest.raises(
+        InputError, match=rf"^frequency_shift lies in \[0, 4\), for 4 frequencies of time, not at {shift}$"
+    ):
+        timestep_embedding(TIMES, 8, frequency_shift=shift)
+
+
+@pytest.mark.parametrize("width", [0, 1, 7])
+def test_sines_and_cosines_of_a_time_are_equally_many(width):
+    with pytest.raises(InputError, match=f"^an embedding of time has an even number of channels, not {width}$"):
+        timestep_embedding(TIMES, width)
 
 
 def test_a_shift_of_position_rotates_its_sines_and_cosines():

@@ -179,14 +179,23 @@ def test_nothing_is_dropped_without_keys_or_without_a_rate():
     [
         (SpatialAttention(head_dim=3, groups=4), [X], "8 channels cannot be divided into heads of width 3"),
         (SpatialAttention(head_dim=16, groups=4), [X], "8 channels cannot be divided into heads of width 16"),
+        (SpatialAttention(head_dim=0, groups=4), [X], "8 channels cannot be divided into heads of width 0"),
+        (SpatialAttention(head_dim=-4, groups=4), [X], "8 channels cannot be divided into heads of width -4"),
         (SpatialAttention(num_heads=3, groups=4), [X], "8 channels cannot be divided into 3 heads"),
+        (SpatialAttention(num_heads=0, groups=4), [X], "8 channels cannot be divided into 0 heads"),
         (ResidualBlock(8, groups=4, scale_shift=True), [X], "scales and shifts got no condition"),
         (ResidualBlock(8, groups=4, resampling="down"), [X[:, 1:]], "an image of 3 x 6 pixels cannot be halved"),
         (Downsample(), [X[:, :, 1:]], "an image of 4 x 5 pixels cannot be halved"),
         (Downsample(2), [X], "padding of a downsampling convolution is 0 or 1, not 2"),
         (GroupNorm(3), [X], "8 channels cannot be divided into 3 groups"),
+        (GroupNorm(0), [X], "8 channels cannot be divided into 0 groups"),
     ],
 )
 def test_what_does_not_divide_is_refused(module, arrays, says):
     with pytest.raises(InputError, match=says):
         parameters(module, *arrays)
+
+
+def test_a_resampling_of_no_known_name_is_refused(unchecked):
+    with pytest.raises(InputError, match="resampling of a residual block is one of none, down, up, not 'halve'"):
+        parameters(ResidualBlock(8, groups=4, resampling="halve"), X)

@@ -1,5 +1,7 @@
 """DiT equals diffusers' DiTTransformer2DModel: outputs, all gradients and names, at random fp32 weights."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,14 @@ def test_names_and_shapes_are_those_of_diffusers(pair):
     assert {name: array.shape for name, array in exported.items()} == {
         name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()
     }
+
+
+def test_what_a_config_leaves_out_is_what_diffusers_makes_of_it():
+    parameters = inspect.signature(diffusers.DiTTransformer2DModel).parameters
+    theirs = {name: parameter.default for name, parameter in parameters.items()}
+    for name, value in dit.ONLY.items():
+        assert value == theirs[name], name
+    assert dit.sizes_from_config({name: theirs[name] for name in dit.NEEDED}) == dit.sizes_from_config(theirs)
 
 
 def test_the_largest_size_of_the_table_describes_what_was_released():

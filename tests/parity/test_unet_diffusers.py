@@ -1,5 +1,7 @@
 """UNet equals diffusers' UNet2DModel: outputs, all gradients and names, at random fp32 weights, as it was released."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +142,16 @@ def test_names_and_shapes_are_those_of_diffusers(pair):
     assert {name: array.shape for name, array in exported.items()} == {
         name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()
     }
+
+
+def test_what_a_config_leaves_out_is_what_diffusers_makes_of_it():
+    parameters = inspect.signature(diffusers.UNet2DModel).parameters
+    theirs = {name: parameter.default for name, parameter in parameters.items()}
+    for name, (default, _) in unet.FIELDS.items():
+        assert default == theirs[name], name
+    for name, value in unet.ONLY.items():
+        assert value == theirs[name], name
+    assert unet.sizes_from_config({name: theirs[name] for name in unet.NEEDED}) == unet.sizes_from_config(theirs)
 
 
 RELEASED = {
