@@ -293,3 +293,20 @@ def test_the_parts_of_a_bound_sum_to_it_and_the_prior_is_free_where_no_data_is_l
     bound = _compiled(chain_bound, RectifiedFlow(), denoised)(x_0, row_keys(0, jnp.arange(COUNT)), times)
     np.testing.assert_array_equal(bound.prior, 0)
     np.testing.assert_allclose(bound.total, bound.diffusion + bound.reconstruction, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bound", [chain_bound, continuous_bound])
+def test_every_time_of_a_bound_and_every_row_has_noise_of_its_own(bound):
+    """What the denoiser sees of data that is 0 is sigma times the noise: no two times or rows share it."""
+    seen, process = [], RectifiedFlow()
+
+    def denoiser(x, t):
+        seen.append(np.asarray(x / process.sigma(t)[:, None]))
+        return Denoised(jnp.zeros_like(x), x / process.sigma(t)[:, None])
+
+    with jax.disable_jit():
+        bound(process, denoiser, jnp.zeros((3, 16)), row_keys(0, jnp.arange(3)), np.array([0.1, 0.3, 0.6, 0.9]))
+    rows = np.concatenate(seen)
+    correlation = np.corrcoef(rows)
+    assert len(rows) >= 9 and np.abs(correlation - np.eye(len(rows))).max() < 0.95
+    np.testing.assert_allclose(rows.var(), 1, atol=0.4)
