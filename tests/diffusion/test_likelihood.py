@@ -59,6 +59,16 @@ def test_the_bits_of_an_analytic_target_are_exact_to_a_thousandth(target, proces
         np.testing.assert_allclose(found, model, atol=4e-4)
 
 
+def test_a_path_that_ends_before_time_1_has_the_prior_of_its_end(x64):
+    """Of data of mean 0 and unit variance it is exact at every time, and so is the density."""
+    target, process = Gaussian((0.0, 0.0), (1.0, 1.0)), EDM()
+    times = np.append(1e-7, np.geomspace(1e-5, 0.1, 60))
+    solved = log_density(process, functools.partial(target.denoised, process), jnp.asarray(X), times)
+    np.testing.assert_allclose(
+        solved.log_density, target.log_density(process, jnp.asarray(X), 0.0 * X[:, 0]), atol=1e-4
+    )
+
+
 def test_the_error_of_the_integrator_falls_with_the_fourth_power_of_the_step(x64):
     """Between two times, where the closed form is that of the times themselves."""
     target, process = Mixture(), Trigonometric()
