@@ -33,6 +33,7 @@ def classifier_free_guidance(
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
+    guided_channels: int | None = None,
 ) -> ConditionalDenoiser:
     """u + scale * (c - u) of the conditional and unconditional predictions (Ho and Salimans 2022).
 
@@ -43,26 +44,35 @@ def classifier_free_guidance(
     interval: (low, high), the times at which it guides; the prediction is the conditional one at others (Kynkaanniemi
         et al. 2024, arXiv:2404.07724). Both passes are made all the same.
     rescale: phi of Lin et al. 2023, from 0 (none) to 1: how far each sample's standard deviation is brought back to
-        that of the conditional prediction.
+        that of the conditional prediction. A prediction of one value, which has none, is left as it is.
+    guided_channels: how many of the last axis are guided, from the first on; the others are the conditional ones. Of a
+        network that learns its variance, the half that predicts the mean (as in ADM and DiT); all when not given.
 
-    Raises InputError for an interval or a rescale outside [0, 1].
+    Raises InputError for an interval or a rescale outside [0, 1], or fewer than one guided channel.
     """
     if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
         raise InputError(f"the interval of guidance is 0 <= low <= high <= 1, not {interval[0]} to {interval[1]}")
     if not 0 <= rescale <= 1:
         raise InputError(f"the rescale of guidance lies in [0, 1], not at {rescale}")
+    if guided_channels is not None and guided_channels < 1:
+        raise InputError(f"the number of guided channels is at least 1, not {guided_channels}")
 
     def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], condition: PyTree[Array, "C"]) -> Array:
         both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), condition, unconditional)
         prediction = denoiser(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both)
-        conditional, free = jnp.split(prediction, 2)
+        whole, free = jnp.split(prediction, 2)
+        conditional, free = whole[..., :guided_channels], free[..., :guided_channels]
         moved = free + scale * (conditional - free)
         if rescale:
-            moved = moved * (rescale * _std(conditional) / _std(moved) + 1 - rescale)
+            std = _std(moved)
+            ratio = jnp.where(std > 0, _std(conditional) / jnp.where(std > 0, std, 1), 1)
+            moved = moved * (rescale * ratio + 1 - rescale)
+        if guided_channels is not None:
+            moved = jnp.concatenate([moved, whole[..., guided_channels:]], axis=-1)
         if interval is None:
             return moved
         inside = (t >= interval[0]) & (t <= interval[1])
-        return jnp.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), moved, conditional)
+        return jnp.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), moved, whole)
 
     return guided
 

@@ -70,8 +70,10 @@ class LogitNormal:
     """Standard deviation of logit(t)."""
 
     def __post_init__(self):
-        if self.std <= 0:
+        if not 0 < self.std < math.inf:
             raise InputError(f"std of a LogitNormal time density is positive, not {self.std}")
+        if not math.isfinite(self.mean):
+            raise InputError(f"mean of a LogitNormal time density is finite, not {self.mean}")
 
     def quantile(self, u: Float[Array, "*shape"], process: Process | None = None) -> Float[Array, "*shape"]:
         return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
@@ -126,7 +128,8 @@ class CosMap:
 class LogNormal:
     """log(sigma / alpha) ~ N(mean, std^2): the noise of EDM, for data of deviation 1/2 (Karras et al. 2022, table 1).
 
-    Cut to the noise that the process has between t = 0 and t = 1.
+    Cut to the noise that the process has between t = 0 and t = 1; where less than a thousandth of the density is left,
+    it is refused with an InputError.
     """
 
     mean: float = -1.2
@@ -137,6 +140,8 @@ class LogNormal:
     def __post_init__(self):
         if not 0 < self.std < math.inf:
             raise InputError(f"std of LogNormal is positive, not {self.std}")
+        if not math.isfinite(self.mean):
+            raise InputError(f"mean of LogNormal is finite, not {self.mean}")
 
     def quantile(self, u: Float[Array, "*shape"], process: Process) -> Float[Array, "*shape"]:
         low, high = (ndtr(end) for end in self._ends(process, jnp.asarray(u).dtype))
@@ -148,16 +153,24 @@ class LogNormal:
 
     def _ends(self, process: Process, dtype) -> tuple[Array, Array]:
         """In standard deviations from the mean."""
-        return tuple((-log_snr(process, jnp.asarray(t, dtype)) - self.mean) / self.std for t in (0.0, 1.0))
+        with jax.ensure_compile_time_eval():
+            low, high = ((-log_snr(process, jnp.asarray(t, dtype)) - self.mean) / self.std for t in (0.0, 1.0))
+            if not ndtr(high) - ndtr(low) >= 1e-3:
+                raise InputError(
+                    f"{self} has next to nothing in the noise of {type(process).__name__}, whose log(sigma / alpha)"
+                    f" lies {low:.3g} to {high:.3g} standard deviations from the mean"
+                )
+        return low, high
 
 
 @dataclass(frozen=True)
 class UniformLogSNR:
-    """log(alpha / sigma) uniform between its values at two times: importance sampling for `Likelihood`.
+    """log(alpha / sigma) uniform between its values at two times: importance sampling of the bound on -log p.
 
-    The density is proportional to g^2 / sigma^2, which makes the weighted loss constant in time but for the error of
-    the network (Song et al. 2021, arXiv:2101.09258, section 5; Kingma et al. 2021, section 5.1). What it integrates is
-    cut to [start, end], as the log-SNR is infinite at the ends of many a path.
+    The density is proportional to g^2 / sigma^2, the weight of `Likelihood`, and takes its place: with the weighting
+    `SNR` the mean loss is that bound, divided by the range of log-SNR, and constant in time but for the error of the
+    network; with `Likelihood` the factor would count twice (Song et al. 2021, arXiv:2101.09258, section 5; Kingma et
+    al. 2021, section 5.1). Cut to [start, end], as the log-SNR is infinite at the ends of many a path.
     """
 
     start: float = 1e-5

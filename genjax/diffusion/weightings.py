@@ -117,8 +117,9 @@ class Likelihood:
     """-lambda' on eps: the mean loss over uniform times is the continuous bound on -log p, in nats per dimension.
 
     But for its prior and reconstruction, which no network changes (Song et al. 2021, arXiv:2101.09258, equation 8;
-    Kingma et al. 2021, arXiv:2107.00630, equation 17). It is infinite at the ends of many a path: with `UniformLogSNR`
-    times, on which it is constant, the variance is that of the error alone.
+    Kingma et al. 2021, arXiv:2107.00630, equation 17). It is infinite at the ends of many a path. With
+    `UniformLogSNR` times, whose density has this factor already, take `SNR` instead: the mean loss is the same bound
+    between their ends, divided by the range of log-SNR, and its variance is that of the error alone.
     """
 
     basis: ClassVar[Basis] = "eps"

@@ -89,6 +89,47 @@ def test_rescaled_predictions_have_the_standard_deviation_of_the_conditional_one
     np.testing.assert_allclose(guided.std(axis=1), denoiser(x_t, t, condition).std(axis=1), rtol=1e-5)
 
 
+def test_the_deviation_of_a_rescaled_image_is_that_of_all_of_it(inputs):
+    """Over height, width and channels together (Lin et al. 2023, section 3.4), and not of each pixel or channel."""
+    _, t, condition, _ = inputs
+    x, c, u = np.random.default_rng(1).normal(size=(3, 3, 5, 4, 2)).astype(np.float32)
+    scaled = np.arange(1, 9).reshape(4, 2)
+
+    def network(x_t, t, condition):
+        return jnp.concatenate([c * scaled, u])
+
+    guided = classifier_free_guidance(network, condition, 7.0, rescale=1.0)(x, t, condition)
+    moved = u + 7 * (c * scaled - u)
+    ratio = [np.std(c[i] * scaled) / np.std(moved[i]) for i in range(3)]
+    np.testing.assert_allclose(guided, moved * np.reshape(ratio, (3, 1, 1, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_rescaled_prediction_of_one_value_is_left_as_it_is(inputs):
+    x_t, t, condition, unconditional = inputs
+    for value in (0.0, 0.5):
+        guided = classifier_free_guidance(
+            lambda x, t, condition, value=value: jnp.full_like(x, value), unconditional, 7.0, rescale=0.7
+        )
+        np.testing.assert_allclose(guided(x_t, t, condition), value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale": 0.7}, {"interval": (0.3, 0.9)}], ids=str)
+def test_the_channels_of_a_learned_variance_are_the_conditional_ones_and_the_others_are_guided_as_if_alone(
+    inputs, options
+):
+    """As in the code of ADM and DiT."""
+    x_t, t, condition, unconditional = inputs
+
+    def learned(x_t, t, condition):
+        mean = denoiser(x_t, t, condition)
+        return jnp.concatenate([mean, jnp.sin(3 * mean)], axis=-1)
+
+    both = classifier_free_guidance(learned, unconditional, 5.0, guided_channels=4, **options)(x_t, t, condition)
+    alone = classifier_free_guidance(denoiser, unconditional, 5.0, **options)(x_t, t, condition)
+    np.testing.assert_allclose(both[:, :4], alone, rtol=1e-6)
+    np.testing.assert_allclose(both[:, 4:], learned(x_t, t, condition)[:, 4:], rtol=1e-6)
+
+
 def test_a_partial_rescale_mixes_and_none_changes_nothing(inputs):
     x_t, t, condition, unconditional = inputs
     none, some, all_of_it = (
@@ -104,6 +145,7 @@ def test_a_partial_rescale_mixes_and_none_changes_nothing(inputs):
     [
         ({"interval": (0.7, 0.2)}, "interval of guidance is 0 <= low <= high <= 1, not 0.7 to 0.2"),
         ({"interval": (0.0, 1.2)}, "interval of guidance"),
+        ({"guided_channels": 0}, "number of guided channels is at least 1, not 0"),
         ({"rescale": 1.5}, "rescale of guidance lies in .0, 1., not at 1.5"),
     ],
 )

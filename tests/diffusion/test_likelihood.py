@@ -59,6 +59,16 @@ def test_the_bits_of_an_analytic_target_are_exact_to_a_thousandth(target, proces
         np.testing.assert_allclose(found, model, atol=4e-4)
 
 
+def test_a_path_that_ends_before_time_1_has_the_prior_of_its_end(x64):
+    """Of data of mean 0 and unit variance it is exact at every time, and so is the density."""
+    target, process = Gaussian((0.0, 0.0), (1.0, 1.0)), EDM()
+    times = np.append(1e-7, np.geomspace(1e-5, 0.1, 60))
+    solved = log_density(process, functools.partial(target.denoised, process), jnp.asarray(X), times)
+    np.testing.assert_allclose(
+        solved.log_density, target.log_density(process, jnp.asarray(X), 0.0 * X[:, 0]), atol=1e-4
+    )
+
+
 def test_the_error_of_the_integrator_falls_with_the_fourth_power_of_the_step(x64):
     """Between two times, where the closed form is that of the times themselves."""
     target, process = Mixture(), Trigonometric()
@@ -293,3 +303,20 @@ def test_the_parts_of_a_bound_sum_to_it_and_the_prior_is_free_where_no_data_is_l
     bound = _compiled(chain_bound, RectifiedFlow(), denoised)(x_0, row_keys(0, jnp.arange(COUNT)), times)
     np.testing.assert_array_equal(bound.prior, 0)
     np.testing.assert_allclose(bound.total, bound.diffusion + bound.reconstruction, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bound", [chain_bound, continuous_bound])
+def test_every_time_of_a_bound_and_every_row_has_noise_of_its_own(bound):
+    """What the denoiser sees of data that is 0 is sigma times the noise: no two times or rows share it."""
+    seen, process = [], RectifiedFlow()
+
+    def denoiser(x, t):
+        seen.append(np.asarray(x / process.sigma(t)[:, None]))
+        return Denoised(jnp.zeros_like(x), x / process.sigma(t)[:, None])
+
+    with jax.disable_jit():
+        bound(process, denoiser, jnp.zeros((3, 16)), row_keys(0, jnp.arange(3)), np.array([0.1, 0.3, 0.6, 0.9]))
+    rows = np.concatenate(seen)
+    correlation = np.corrcoef(rows)
+    assert len(rows) >= 9 and np.abs(correlation - np.eye(len(rows))).max() < 0.95
+    np.testing.assert_allclose(rows.var(), 1, atol=0.4)

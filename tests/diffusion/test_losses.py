@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from genjax.diffusion.likelihood import step_bound
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Eps, LearnedVariance, Preconditioned, Velocity
-from genjax.diffusion.process import RectifiedFlow, coefficients, like, velocity
+from genjax.diffusion.process import RectifiedFlow, coefficients, like, noised, velocity
 from genjax.diffusion.processes import DDPM, EDM, VP
 from genjax.diffusion.targets import Gaussian
 from genjax.diffusion.times import Uniform, UniformLogSNR
@@ -179,3 +180,21 @@ def test_a_longer_or_a_heavier_chain_counts_for_more(learned):
     loss = functools.partial(loss_of, says, u, x_0, eps, t[1:2].repeat(7))
     simple, once, twice = (loss(LearnedVariance(vlb_weight=w)) for w in (0.0, 0.001, 0.002))
     np.testing.assert_allclose(twice - simple, 2 * (once - simple), rtol=1e-4)
+
+
+def test_a_step_that_would_end_nearer_to_the_data_than_half_of_one_ends_there():
+    """From 1.4 steps, at the data: the cost is that of levels, a log-probability, for times drawn continuously."""
+    prediction, process = LearnedVariance(), DDPM()
+    x_0, eps, says = np.random.default_rng(0).normal(size=(3, 1, 2, 3)).astype(np.float32)
+    u, t = np.zeros_like(x_0), np.array([1.4e-3], np.float32)
+    simple = loss_of(says, u, x_0, eps, t, LearnedVariance(vlb_weight=0.0))
+    x_t = noised(process, x_0, eps, t)
+    denoised = prediction.denoised(process, jnp.concatenate([says, u], axis=-1), x_t, t)
+    bound = step_bound(process, denoised, x_0, x_t, jnp.zeros(1), t)
+    np.testing.assert_allclose(loss_of(says, u, x_0, eps, t) - simple, bound, rtol=1e-4)
+    later = np.array([1.6e-3], np.float32)
+    x_t = noised(process, x_0, eps, later)
+    denoised = prediction.denoised(process, jnp.concatenate([says, u], axis=-1), x_t, later)
+    bound = step_bound(process, denoised, x_0, x_t, later - 1e-3, later)
+    simple = loss_of(says, u, x_0, eps, later, LearnedVariance(vlb_weight=0.0))
+    np.testing.assert_allclose(loss_of(says, u, x_0, eps, later) - simple, bound, rtol=1e-3)

@@ -222,6 +222,9 @@ def test_a_uniform_log_snr_is_uniform():
     ("make", "sentence"),
     [
         (lambda: LogNormal(std=0.0), "std of LogNormal is positive, not 0.0"),
+        (lambda: LogNormal(mean=math.nan), "mean of LogNormal is finite, not nan"),
+        (lambda: LogitNormal(mean=math.inf), "mean of a LogitNormal time density is finite, not inf"),
+        (lambda: LogitNormal(std=math.nan), "std of a LogitNormal time density is positive, not nan"),
         (lambda: UniformLogSNR(0.5, 0.4), "start and end of UniformLogSNR lie in"),
         (lambda: ChainSteps(0), "steps of ChainSteps is at least 1, not 0"),
     ],
@@ -289,3 +292,11 @@ def test_coupled_rows_have_the_mean_and_a_fraction_of_the_variance_of_independen
     coupled, free = (np.sin(2 * np.pi * drawn(d)) + np.cos(4 * np.pi * drawn(d)) for d in (draws, Independent()))
     assert abs(coupled.mean()) < 4 * free.std() / free.size**0.5
     assert coupled.mean(axis=1).var() < at_most * free.mean(axis=1).var()
+
+
+@pytest.mark.parametrize("mean", [30.0, -30.0])
+@pytest.mark.parametrize("asked", [LogNormal.quantile, LogNormal.density])
+def test_a_log_normal_outside_the_noise_of_its_process_is_refused_while_a_program_is_traced_too(mean, asked):
+    process = EDM() if mean > 0 else VE()
+    with pytest.raises(InputError, match=f"has next to nothing in the noise of {type(process).__name__}, whose log"):
+        jax.jit(lambda u: asked(LogNormal(mean=mean), u, process))(jnp.array([0.1, 0.5]))

@@ -13,6 +13,8 @@ from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import X0, Eps, Preconditioned, Score, V, Velocity
 from genjax.diffusion.process import RectifiedFlow, log_snr, noised, sde
 from genjax.diffusion.processes import EDM, VP, Trigonometric
+from genjax.diffusion.targets import Gaussian
+from genjax.diffusion.times import UniformLogSNR
 from genjax.diffusion.weightings import (
     SNR,
     EDMWeighting,
@@ -142,3 +144,30 @@ def test_weights_are_finite_in_single_precision_at_every_time_that_can_be_drawn(
 def test_what_is_no_weighting_is_refused(kind, name):
     with pytest.raises(InputError, match=f"{name} is positive, not 0.0"):
         kind(0.0)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
+def test_on_times_of_uniform_log_snr_the_mean_loss_of_snr_is_the_bound_over_the_range_of_log_snr(process):
+    """Both means by the midpoint rule, of the loss of the best denoiser of a Gaussian; the factor counts once."""
+    start, end = 0.02, 0.95
+    times, target = UniformLogSNR(start, end), Gaussian((0.2,), (0.5,))
+    x_0, eps = np.full((20_000, 1), 0.9), np.full((20_000, 1), -0.7)
+    u = (np.arange(20_000) + 0.5) / 20_000
+
+    def network(x, t):
+        return target.denoised(process, x, t).eps
+
+    @jax.jit
+    def means(u):
+        drawn, even = times.quantile(u, process), start + (end - start) * u
+        losses = (
+            denoising_loss(network, process, Eps(), x_0, eps, t, weighting)
+            for t, weighting in ((drawn, SNR()), (even, Likelihood()), (drawn, Likelihood()))
+        )
+        return [loss.mean() for loss in losses]
+
+    snr_mean, likelihood, twice = means(u)
+    bound = likelihood * (end - start)
+    span = np.diff(log_snr(process, jnp.array([end, start])))[0]
+    np.testing.assert_allclose(snr_mean * span, bound, rtol=1e-4)
+    assert abs(twice * span / bound - 1) > 0.5

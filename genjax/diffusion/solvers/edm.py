@@ -68,8 +68,9 @@ class EDMHeun:
         y = x / process.alpha(t)
         if self.stochastic:
             inside = (s >= self.churn_min) & (s <= self.churn_max)
-            raised = s * (1 + jnp.where(inside, jnp.minimum(self.churn / step.steps, np.sqrt(2) - 1), 0.0))
-            t = jnp.maximum(time_of_log_snr(process, -jnp.log(raised)), t)  # no further than t = 1
+            raised = s * (1 + jnp.minimum(self.churn / step.steps, np.sqrt(2) - 1))
+            churned = jnp.maximum(time_of_log_snr(process, -jnp.log(raised)), t)  # no further than t = 1
+            t = jnp.where(inside, churned, t)  # bisection has too few digits to find t itself again
             raised = process.sigma(t) / process.alpha(t)
             y = y + self.churn_noise * jnp.sqrt(jnp.maximum(raised**2 - s**2, 0.0)) * step.noise(x)
             s = raised

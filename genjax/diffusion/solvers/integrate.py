@@ -94,10 +94,15 @@ def integrate(
     keys: one per row, which a stochastic solver needs and no other uses; row i of the result depends on key i alone.
     steps: how many of the T - 1 are taken, the others are skipped; all where it is not given. It may be traced.
 
-    Raises InputError for times that do not rise or fall strictly, and for a stochastic solver without keys.
+    Raises InputError for times that do not rise or fall strictly, and for a stochastic solver without keys or with
+    times that rise: only the probability-flow ODE leads back to noise.
     """
     if not isinstance(times, jax.core.Tracer) and steps is None:
         check_times(np.asarray(times, jnp.promote_types(x.dtype, jnp.float32)))
+        if solver.stochastic and times[0] < times[-1]:
+            raise InputError(
+                f"{type(solver).__name__} draws noise, and goes no way from data to noise: times must fall"
+            )
     if solver.stochastic and keys is None:
         raise InputError(f"{type(solver).__name__} draws noise, and needs one key per row")
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))

@@ -9,7 +9,8 @@ from t+ to t.
     Euler-Maruyama       x+ = x - h (f x - g^2 score) + g sqrt(h) n
     corrector            x  = x + e score + sqrt(2 e) n,      e = 2 a^2 (snr size)^2,        before each of these
 
-The corrector's size is |n| / |score| of each sample, or sigma, which is its value for data like noise. The reference
+The corrector's size is |n| / |score| of each sample, or sigma, which is its value for data like noise (and is taken
+where the score is 0). The reference
 takes the means of the norms over a batch; here a sample does not depend on its neighbours. Steps of the corrector do
 not become small with those of the predictor, so that with correctors there is no order of convergence.
 
@@ -58,7 +59,10 @@ class Langevin:
 
         def correct(draw, x):
             noise, score = step.noise(x, draw), -at(denoiser, x, step.t).eps / process.sigma(step.t)
-            size = process.sigma(step.t) if self.size == "sigma" else _norm(noise) / _norm(score)
+            size = process.sigma(step.t)
+            if self.size == "norms":  # of which a score of 0 has none
+                norm = _norm(score)
+                size = jnp.where(norm > 0, _norm(noise) / jnp.where(norm > 0, norm, 1), size)
             e = 2 * (shrunk * self.snr * size) ** 2
             return x + e * score + jnp.sqrt(2 * e) * noise
 

@@ -56,6 +56,32 @@ def test_churned_samples_have_the_mean_and_variance_of_the_data():
     np.testing.assert_allclose(x.std(), problems.STD, rtol=4 / np.sqrt(2 * count))
 
 
+@pytest.mark.parametrize("process", [VP(), EDM(), VE()], ids=lambda process: type(process).__name__)
+def test_outside_its_range_of_noise_churn_does_nothing_at_all(process):
+    """To the last digit of float32, in which the time of a noise level is not found again exactly."""
+    z, times = np.linspace(-2, 2, 5, dtype=np.float32), np.linspace(1, 0.01, 12)
+    plain, churned = (
+        integrate(solver, process, problems.posterior_mean(process), z, times, keys=row_keys(0, jnp.arange(5)))
+        for solver in (EDMHeun(), EDMHeun(churn=30.0, churn_min=1e6))
+    )
+    np.testing.assert_allclose(churned, plain, rtol=1e-6, atol=1e-7)
+
+
+def test_no_step_is_churned_by_more_than_the_root_of_two():
+    """Karras et al. 2022, algorithm 2: of any churn, the network sees at most sqrt(2) times the noise."""
+    seen = []
+
+    def denoiser(x, t):
+        seen.append(float(t[0]))
+        return problems.posterior_mean(EDM())(x, t)
+
+    with jax.disable_jit():
+        integrate(
+            EDMHeun(churn=1e3), EDM(), denoiser, jnp.ones(2), np.array([0.4, 0.1]), keys=row_keys(0, jnp.arange(2))
+        )
+    np.testing.assert_allclose(seen[0], 0.4 * np.sqrt(2), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

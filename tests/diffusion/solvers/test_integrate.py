@@ -174,3 +174,9 @@ def test_the_last_step_is_known_where_there_are_others_that_are_skipped():
     skipped = solve(Ancestral(), Z, times, keys(), steps=1)
     without = solve(Ancestral(), Z, times, keys(seed=1), steps=1)
     np.testing.assert_array_equal(skipped, without)
+
+
+@stochastic
+def test_with_noise_no_way_leads_back_from_data(solver):
+    with pytest.raises(InputError, match=f"{type(solver).__name__} draws noise, and goes no way from data to noise"):
+        integrate(solver, VP(), problems.posterior_mean(VP()), Z, TIMES[::-1], keys=keys())

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.diffusion.predictions import Denoised
 from genjax.diffusion.process import RectifiedFlow
 from genjax.diffusion.processes import VE, VP, SubVP
 from genjax.diffusion.solvers import DDIM, Ancestral, EulerMaruyama, Langevin, ReverseDiffusion, integrate
@@ -96,3 +97,24 @@ def test_trajectories_equal_those_of_diffusers(golden, x64):
     assert runs == ["ddpm_small", "ddpm_large", "reverse_diffusion_langevin"]
     for run in runs:
         assert problems.distance_from_golden(golden, run) < 2e-6
+
+
+@pytest.mark.parametrize("size", ["norms", "sigma"])
+def test_a_correction_without_a_score_is_a_step_of_noise_of_the_size_of_sigma(size):
+    step = Step(jnp.int32(0), jnp.int32(1), jnp.float32(0.5), jnp.float32(0.5), row_keys(0, jnp.arange(3)))
+    nothing = Denoised(jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+    x = Langevin(snr=0.1, size=size)(VP(), lambda x, t: nothing, jnp.zeros((3, 4)), step)
+    np.testing.assert_allclose(x, 2 * 0.1 * VP().sigma(jnp.float32(0.5)) * step.noise(x, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", ["norms", "sigma"])
+def test_a_step_of_the_corrector_is_that_of_song_with_the_alpha_of_the_forward_step(size):
+    """Song et al. 2021, algorithm 5: e = 2 a (r |n| / |score|)^2 with a = 1 - beta, (alpha_t / alpha_s)^2."""
+    s, t, snr = jnp.float32(0.4), jnp.float32(0.6), 0.2
+    step = Step(jnp.int32(0), jnp.int32(2), t, s, row_keys(0, jnp.arange(3)))
+    x, eps = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    corrected = Langevin(snr=snr, size=size)(VP(), lambda x, t: Denoised(eps, eps), jnp.asarray(x), step)
+    noise, score = step.noise(x, 1), -eps / VP().sigma(t)
+    norms = np.linalg.norm(noise, axis=1, keepdims=True) / np.linalg.norm(score, axis=1, keepdims=True)
+    e = 2 * (VP().alpha(t) / VP().alpha(s)) ** 2 * (snr * (norms if size == "norms" else VP().sigma(t))) ** 2
+    np.testing.assert_allclose(corrected, x + e * score + np.sqrt(2 * e) * noise, rtol=1e-5, atol=1e-6)
