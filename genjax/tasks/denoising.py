@@ -284,7 +284,8 @@ def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, 
     denoiser = partial(task.predict, trained)
     if guided:
         null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
-        denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance)
+        channels = task.data.image_shape[-1]  # of a network that learns its variance, the first half
+        denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance, guided_channels=channels)
 
     def denoised(x, t):
         output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
