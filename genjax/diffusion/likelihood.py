@@ -121,10 +121,10 @@ def log_density(
     """log p(x_0) under the probability-flow ODE, by the Runge-Kutta method of order 4 over a grid of T times.
 
     They increase from (nearly) 0 to 1, or to where samples start, of which the prior is then taken (`prior_std`); what
-    remains below the first, 1e-5 or so, is taken for data. A denoiser that is
-    undefined where alpha or sigma is 0 needs a grid that ends before. `divergence` may be an estimate, whose noise
-    comes from `keys`, one for each row. A step costs four evaluations of the denoiser and of a derivative: with
-    `ExactDivergence` of as many as a row has dimensions.
+    remains below the first, 1e-5 or so, is taken for data. A denoiser that is undefined where alpha or sigma is 0 needs
+    a grid that ends before. `divergence` may be an estimate, whose noise comes from `keys`, one for each row. A step
+    costs four evaluations of the denoiser and of a derivative: with `ExactDivergence` of as many as a row has
+    dimensions.
     """
     noise = divergence.noise(keys, x_0)
     times = jnp.asarray(times, jnp.promote_types(x_0.dtype, jnp.float32))
