@@ -1,7 +1,7 @@
 """Stable Diffusion 3 (Esser et al. 2024) and 3.5, from a laptop's size to the published ones.
 
 nano                        0.5 M parameters, in pixel space, on embedded scans of digits; trains in minutes on a CPU
-emoji                       2.8 M parameters, in pixel space: draws emoji in colour from their names; 100 minutes on a CPU
+emoji                       2.8 M parameters, in pixel space: draws emoji in colour from names; 100 minutes on a CPU
 medium, large               the shapes of SD3-medium and of the 8 B model
 medium_35, large_35         the shapes of SD3.5
 """
