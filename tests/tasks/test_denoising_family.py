@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from genjax.data import Images
 from genjax.diffusion.grids import ChainTimes, KarrasSigmas, UniformTimes
 from genjax.diffusion.predictions import Eps, LearnedVariance, Preconditioned, V
 from genjax.diffusion.process import RectifiedFlow, like, noised
 from genjax.diffusion.processes import DDPM, EDM, VE, VP
-from genjax.diffusion.solvers import DDIM, DPMpp2M, EDMHeun, ReverseDiffusion
+from genjax.diffusion.solvers import DDIM, Ancestral, DPMpp2M, EDMHeun, ReverseDiffusion
 from genjax.diffusion.times import ChainSteps, LogNormal, Stratified, Uniform
 from genjax.diffusion.weightings import MinSNR
 from genjax.errors import InputError
@@ -164,6 +165,29 @@ def test_the_network_sees_what_the_prediction_gives_it_when_samples_are_drawn(fr
     tasks = [replace(task, prediction=Eps(unit_inputs=unit)) for unit in (True, False)]
     unit, raw = (task.sample(said.trained, [""] * 2, seed=0) for task in tasks)
     assert np.abs(unit - raw).max() > 1e-3
+
+
+class Wary(nn.Module):
+    """Says no noise of any class, and a variance that the class alone decides."""
+
+    channels: int = 1
+
+    @nn.compact
+    def __call__(self, x_t, t, label):
+        mean = self.param("mean", nn.initializers.zeros, ()) * x_t
+        return jnp.concatenate([mean, jnp.broadcast_to(label[:, None, None, None] / 10.0, x_t.shape)], axis=-1)
+
+
+def test_guidance_leaves_a_learned_variance_alone():
+    """Where the class decides the variance and nothing else, pictures are the same at every scale."""
+    sampler = Sampler(Ancestral(variance="learned"), steps=3, grid=ChainTimes())
+    task = system(
+        model=Wary(), condition=Label(), space=Latents(), process=DDPM(), prediction=LearnedVariance(), sampler=sampler
+    )
+    trained, words = task.init(jax.random.key(0)).trained, ["one", "seven"]
+    drawn = [task.sample(trained, words, seed=0, sampler=replace(sampler, guidance=w)) for w in (2.0, 5.0)]
+    np.testing.assert_allclose(*drawn, rtol=1e-6)
+    assert np.isfinite(drawn[0]).all()
 
 
 def test_times_are_those_of_the_density_the_draws_and_the_shift(fresh, monkeypatch):
