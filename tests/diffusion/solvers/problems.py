@@ -58,9 +58,10 @@ class WithoutKeys:
     solver: Any
     table: Any = None
     stochastic = False
-
-    def __getattr__(self, name):
-        return getattr(self.solver, name)
+    evaluations_per_step = property(lambda self: self.solver.evaluations_per_step)
+    order = property(lambda self: self.solver.order)
+    evaluates_last = property(lambda self: self.solver.evaluates_last)
+    needs = property(lambda self: self.solver.needs)
 
     def initialise(self, x):
         return self.solver.initialise(x)
