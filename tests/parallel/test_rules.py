@@ -239,11 +239,11 @@ def alone(name, optimizer):
 
 RUNS = [
     ("scanned MLP", "sgd", "data 4"),
-    ("scanned MLP", "sgd", "data 2 x fsdp 2"),
-    ("scanned MLP", "adamw", "fsdp 4"),
+    pytest.param("scanned MLP", "sgd", "data 2 x fsdp 2", marks=pytest.mark.slow),
+    pytest.param("scanned MLP", "adamw", "fsdp 4", marks=pytest.mark.slow),
     ("scanned MLP", "adamw", "fsdp 2 x tensor 2"),
     pytest.param("MM-DiT", "sgd", "fsdp 4", marks=pytest.mark.slow),
-    ("MM-DiT", "sgd", "fsdp 2 x tensor 2"),
+    pytest.param("MM-DiT", "sgd", "fsdp 2 x tensor 2", marks=pytest.mark.slow),
 ]
 
 

@@ -1,4 +1,7 @@
-"""What the laws of all systems run on: every variant of every config file that offers a small size, trained once."""
+"""What the laws of all systems run on: every variant of every config file that offers a small size, trained once.
+
+By default the first system of each kind of task stands for the others, which are marked `slow`: CI runs them all.
+"""
 
 import importlib.util
 import json
@@ -27,6 +30,8 @@ class System:
     file: Path
     variant: str
     words: dict[str, str]
+    kind: type
+    """Of its task."""
 
     @property
     def name(self) -> str:
@@ -54,16 +59,21 @@ def _systems() -> list[System]:
         spec = importlib.util.spec_from_file_location(f"smoke_{file.stem}", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        found += [System(file, variant, words) for variant, words in module.SMOKE.items()]
+        for variant, words in module.SMOKE.items():
+            found.append(System(file, variant, words, type(module.VARIANTS[variant]())))
     return found
 
 
 SYSTEMS = _systems()
+FIRST = {system.kind: system for system in reversed(SYSTEMS)}
+"""Of each kind of task."""
 
 
 def pytest_generate_tests(metafunc):
     if "system" in metafunc.fixturenames:
-        metafunc.parametrize("system", SYSTEMS, ids=lambda system: system.name, scope="module")
+        marks = {system.name: () if FIRST[system.kind] is system else pytest.mark.slow for system in SYSTEMS}
+        every = [pytest.param(system, id=system.name, marks=marks[system.name]) for system in SYSTEMS]
+        metafunc.parametrize("system", every, scope="module")
 
 
 @pytest.fixture(scope="module")

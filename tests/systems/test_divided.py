@@ -43,14 +43,11 @@ MESHES = {
     "fsdp 2 x tensor 2": Mesh(data=1, fsdp=2, tensor=2),
 }
 DIVIDED = {name: mesh for name, mesh in MESHES.items() if mesh.sharded}
-QUICK = (ONE, "data 4, ring", "fsdp 2 x tensor 2")
-"""One that sums by itself and one that XLA divides; the others take as long to compile."""
+pytestmark = pytest.mark.slow
 
 
 def each_mesh(names):
-    return pytest.mark.parametrize(
-        "mesh", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
-    )
+    return pytest.mark.parametrize("mesh", list(names))
 
 
 @pytest.fixture(scope="module", params=[system for system in SYSTEMS if system.name in CHANGES], ids=lambda s: s.name)

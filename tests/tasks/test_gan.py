@@ -117,6 +117,7 @@ def test_a_spectrally_normalised_critic_is_one_lipschitz():
     assert jax.tree.leaves(state.parts.variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", [replace(TOY, constraint=SpectralNorm(), generator_every=3), PICTURES], ids=["toy", "digits"]
 )
