@@ -8,13 +8,15 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 from genjax.data.blurred import EightGaussians, Rings, TwentyFiveGaussians, TwoMoons
 from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
+from genjax.data.couples import CoupleExample, Couples
 from genjax.data.densities import Checkerboard, Densities, Pinwheel, PlaneDensity, PointExample
 from genjax.data.digits import Digits
 from genjax.data.emoji import Emoji
-from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, readable
+from genjax.data.examples import Dataset, Examples, ImageExample, LabelledImages, existing_path, readable, real
 from genjax.data.folder import ImageFolder
 from genjax.data.found import Images
 from genjax.data.idx import Idx
+from genjax.data.images import decode_whole
 from genjax.data.loader import Loader
 from genjax.data.npz import Npz
 from genjax.data.rows import filled, in_blocks, stacked
@@ -26,6 +28,8 @@ __all__ = [
     "TEMPLATES",
     "ByteTokenizer",
     "Checkerboard",
+    "CoupleExample",
+    "Couples",
     "Dataset",
     "Densities",
     "Digits",
@@ -49,8 +53,11 @@ __all__ = [
     "TwoMoons",
     "WebDataset",
     "captions_for",
+    "decode_whole",
+    "existing_path",
     "filled",
     "in_blocks",
     "readable",
+    "real",
     "stacked",
 ]

@@ -29,6 +29,11 @@ class Digits:
         return (8, 8, 1)
 
     @property
+    def levels(self) -> int:
+        """How many values a pixel takes, evenly from -1 to 1."""
+        return LEVELS + 1
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """zero to nine."""
         return DIGIT_NAMES

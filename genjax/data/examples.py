@@ -18,6 +18,7 @@ __all__ = [
     "Split",
     "existing_path",
     "readable",
+    "real",
     "split_items",
 ]
 
@@ -65,6 +66,11 @@ class LabelledImages(Dataset[ImageExample], Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each label; empty when there are no classes."""
+
+
+def real(data: LabelledImages) -> LabelledImages:
+    """The images that samples are judged by: those that `data` was made `of`, where it was, or `data` itself."""
+    return getattr(data, "of", data)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ A file is decoded to its last pixel before anything of it is used, so a truncate
 """
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from genjax.errors import InputError
 
-__all__ = ["MODES", "SUFFIXES", "decode", "random_flip", "to_unit_range"]
+__all__ = ["MODES", "SUFFIXES", "decode", "decode_whole", "random_flip", "to_unit_range"]
 
 # The file name suffixes taken for images, and the Pillow decoders that may open them.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -37,17 +38,26 @@ def decode(data: bytes, name: str, *, image_size: int, channels: int) -> np.ndar
     Raises:
         InputError: the bytes are not such an image, are cut short or corrupt, or hold more than `MAX_PIXELS` pixels.
     """
+    pixels = _pixels(data, name, channels, lambda image: _square(image, image_size))
+    return to_unit_range(pixels.reshape(image_size, image_size, channels))
+
+
+def decode_whole(data: bytes, name: str, *, channels: int) -> np.ndarray:
+    """All of an image file, float32 (H, W, channels) in [-1, 1]: `decode` without fitting it to a square."""
+    pixels = _pixels(data, name, channels, lambda image: image)
+    return to_unit_range(pixels.reshape(*pixels.shape[:2], channels))
+
+
+def _pixels(data: bytes, name: str, channels: int, fit: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
             image.load()
-            image = _flattened(ImageOps.exif_transpose(image)).convert(MODES[channels])
-            pixels = np.asarray(_square(image, image_size))
+            return np.asarray(fit(_flattened(ImageOps.exif_transpose(image)).convert(MODES[channels])))
     except Exception as error:  # Pillow has no common exception: corrupt files end in a dozen different ones.
         reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"{name}: not a whole PNG, JPEG or WebP image ({reason}).") from None
-    return to_unit_range(pixels.reshape(image_size, image_size, channels))
 
 
 def to_unit_range(pixels: np.ndarray) -> np.ndarray:

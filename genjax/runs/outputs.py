@@ -19,7 +19,7 @@ from rich.table import Table
 from genjax.runs import pictures
 from genjax.runs.parts import Parts
 
-__all__ = ["Door", "Events", "Frames", "Images", "Numbers", "Output", "Request", "Text", "say"]
+__all__ = ["Arrays", "Door", "Events", "Frames", "Images", "Numbers", "Output", "Request", "Text", "say"]
 
 Door = Literal["sample", "evaluate", "preview"]
 """Who asks: sample.py, python -m genjax.evaluate, or the training loop."""
@@ -113,6 +113,27 @@ class Frames:
     def record(self, folder: Path, step: int, events: Events) -> None:
         grids = np.stack([pictures.grid(frame) for frame in pictures.to_uint8(self.frames)])
         pictures.save_gif(grids, folder / f"step_{step:06d}.gif", smallest_side=256)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Arrays for another program: NAME.npz."""
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    said: str
+    """What they are, in a line."""
+
+    def show(self, console: Console) -> None:
+        say(console, self.said)
+
+    def write(self, folder: Path) -> Path:
+        np.savez(folder / f"{self.name}.npz", **self.arrays)
+        return folder / f"{self.name}.npz"
+
+    def record(self, folder: Path, step: int, events: Events) -> None:
+        np.savez(folder / f"step_{step:06d}_{self.name}.npz", **self.arrays)
+        events.text(step, f"samples/{self.name}", self.said)
 
 
 class Text:

@@ -6,8 +6,8 @@ Here the network, the mathematics and the data meet. Training minimises, over im
 
 with the condition replaced by its null now and then, so that the same network serves classifier-free guidance. Each
 part is chosen by itself: what the network is told (`condition`), where it works (`space`), how data turns into noise
-(`process`), what is predicted (`prediction`), which times count how much (`times`, `weighting`), and how samples are
-drawn (`sampler`).
+(`process`), with which noise each image goes (`coupling`), what is predicted (`prediction`), which times count how much
+(`times`, `weighting`), and how samples are drawn (`sampler`).
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from genjax.data import Images, LabelledImages, in_blocks, stacked
+from genjax.data import Images, LabelledImages, in_blocks, real, stacked
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
-from genjax.diffusion.guidance import classifier_free_guidance
+from genjax.diffusion.guidance import classifier_free_guidance, classifier_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, Velocity
-from genjax.diffusion.process import Process, RectifiedFlow, prior_std
+from genjax.diffusion.process import Process, RectifiedFlow, noised, prior_std
 from genjax.diffusion.solvers import Euler, Solver, check_fit, check_prediction, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
 from genjax.diffusion.weightings import Unweighted, Weighting
@@ -37,8 +37,11 @@ from genjax.parallel.rules import by_rows, unbox
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.conditions import Condition, Text
+from genjax.tasks.couplings import Coupling, Drawn
 from genjax.tasks.denoising_requests import request
+from genjax.tasks.noisy_classification import Guide
 from genjax.tasks.spaces import Pixels, Space
+from genjax.tasks.starts import Start
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE, Sums, Task
 
@@ -92,6 +95,7 @@ class Denoising(Task):
     condition: Condition = Text()
     space: Space = Pixels()
     process: Process = RectifiedFlow()
+    coupling: Coupling = Drawn()
     prediction: Prediction = Velocity()
     weighting: Weighting = Unweighted()
     times: TimeDensity = LogitNormal()
@@ -125,7 +129,7 @@ class Denoising(Task):
                 " theirs; a network that learns its variance goes with LearnedVariance"
             )
 
-    def check_sampler(self, sampler: Sampler) -> None:
+    def check_sampler(self, sampler: Sampler, start: Start | None = None) -> None:
         """Raise InputError where samples cannot be drawn so."""
         if sampler.guidance != 1 and not self.condition.dropout:
             kind = type(self.condition).__name__
@@ -133,7 +137,23 @@ class Denoising(Task):
                 f"guidance is {sampler.guidance:g}, and a condition of {kind} is never dropped in training here:"
                 " only 1 is accepted"
             )
-        sampler.times(self.process, self.prediction)
+        times = sampler.times(self.process, self.prediction)
+        if start is not None:
+            times = start.times(times)
+            shape = start.images.shape[1:]
+            if shape != self.data.image_shape:
+                raise InputError(
+                    f"the image to start from is of shape {shape}, and those of the run are of {self.data.image_shape}"
+                )
+            if start.inverted:
+                self._check_inversion(sampler.solver, times[::-1])
+
+    def _check_inversion(self, solver: Solver, times: Float[np.ndarray, " T"]) -> None:
+        if solver.stochastic:
+            kind = type(solver).__name__
+            raise InputError(f"{kind} draws noise, and an inversion follows the ODE alone: choose Euler, Heun or DDIM")
+        check_fit(solver, self.process, times)
+        check_prediction(self.prediction, self.process, times, evaluates_last=solver.evaluates_last)
 
     def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
         x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
@@ -156,15 +176,15 @@ class Denoising(Task):
         return Parts({"model": model["params"]} | learnt)
 
     def prepare(self, example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A row of a batch: the image, and what it is conditioned on."""
-        return {"image": example["image"]} | self.condition.row(example, rng, self.data)
+        """A row of a batch: the image, the noise it goes with if it has some, and what it is conditioned on."""
+        return {"image": example["image"]} | self.coupling.row(example) | self.condition.row(example, rng, self.data)
 
     def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
         """The denoising loss, at one time and noise per sample."""
         x_0 = self.space.to_x_0(batch["image"])
         time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
         t = shifted(self.times.quantile(self.draws(time_keys), self.process), self.time_shift)
-        eps = _per_sample(jax.random.normal, noise_keys, x_0.shape[1:])
+        eps = self.coupling.eps(noise_keys, batch, x_0.shape[1:])
         dropped = _per_sample(partial(jax.random.bernoulli, p=self.condition.dropout), drop_keys)
         null = self.condition.null(self.data)
         chosen = jax.vmap(jnp.where, in_axes=(0, None, 0))
@@ -225,25 +245,36 @@ class Denoising(Task):
         *,
         seed: int,
         sampler: Sampler | None = None,
+        start: Start | None = None,
+        guide: Guide | None = None,
         trajectory: bool = False,
         batch_size: int = 64,
     ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
-        """One image or latent for each of the words; with `trajectory`, all steps + 1 states of each, from noise on.
+        """One image or latent for each of the words; with `trajectory`, all states of each, from the first on.
 
-        Sample i depends on (seed, i, words i) alone, not on the batch. Raises InputError for words that stand for
-        nothing, such as a prompt that is longer than the text encoder takes, and for a sampler that does not fit.
+        They begin at noise, or at a `start`; a `guide` leads each to a class. Sample i depends on (seed, i, words i)
+        alone, not on the batch. Raises InputError for words that stand for nothing, such as a prompt that is longer
+        than the text encoder takes, and for a sampler, a start or a guide that does not fit.
         """
         sampler = sampler or self.sampler
-        self.check_sampler(sampler)
+        self.check_sampler(sampler, start)
+        if guide is not None:
+            guide.task.check_guidance(self.process, real(self.data))
         rows, index = self.condition.asked(words, self.data), np.arange(len(words))
-        steps, guided = sampler.steps, sampler.guidance != 1
-        given = {
-            "seed": seed,
-            "guidance": sampler.guidance,
-            "times": padded(sampler.times(self.process, self.prediction), -(-steps // STEPS) * STEPS),
-            "steps": steps,
-        }
-        drawn = partial(_draw, self, sampler.solver, guided, trajectory, **given)
+        times = sampler.times(self.process, self.prediction)
+        bound = -(-sampler.steps // STEPS) * STEPS
+        if start is not None:
+            times = start.times(times)
+            rows["start"] = np.broadcast_to(start.images, (len(words), *self.data.image_shape)).astype(np.float32)
+        steps, guided = len(times) - 1, sampler.guidance != 1
+        given = {"seed": seed, "guidance": sampler.guidance, "times": padded(times, bound), "steps": steps}
+        if guide is not None:
+            rows["wanted"] = np.asarray(guide.labels)
+            given |= {"classifier": guide.trained, "classifier_scale": guide.scale}
+        inverted = start is not None and start.inverted
+        if inverted:
+            given["rising"] = padded(times[::-1], bound)
+        drawn = partial(_draw, self, sampler.solver, guided, trajectory, guide and guide.task, **given)
 
         def draw(index, *arrays):
             images = by_rows(drawn, trained, dict(zip(rows, arrays, strict=True)), index)
@@ -251,6 +282,11 @@ class Denoising(Task):
 
         size = min(batch_size, len(words))
         return in_blocks(draw, index, *rows.values(), size=size, axis=1 if trajectory else 0)
+
+    def noise(self, seed: int, number: int, sampler: Sampler | None = None) -> Float[np.ndarray, "N H W C"]:
+        """What the first samples of a seed begin at."""
+        times = (sampler or self.sampler).times(self.process, self.prediction)
+        return np.asarray(_noise(self, row_keys(seed, jnp.arange(number)), times[0]))
 
     # ------------------------------------------------------------------ what people look at
 
@@ -277,24 +313,65 @@ def _per_sample(draw, keys, *args):
     return jax.vmap(lambda key: draw(key, *args))(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(task: Denoising, solver, guided, trajectory, trained, rows, index, *, seed, guidance, times, steps):
+def _noise(task: Denoising, keys: Key[Array, " B"], t: Float[Array, ""]) -> Float[Array, "B H W C"]:
+    """Where samples begin at time t."""
+    return prior_std(task.process, t) * _per_sample(jax.random.normal, keys, task.data.image_shape)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _draw(
+    task: Denoising,
+    solver,
+    guided,
+    trajectory,
+    classification,
+    trained,
+    rows,
+    index,
+    *,
+    seed,
+    guidance,
+    times,
+    steps,
+    rising=None,
+    classifier=None,
+    classifier_scale=None,
+):
     """A batch of samples; one compilation per solver, bound of the number of steps, and batch size."""
+    images, wanted = rows.pop("start", None), rows.pop("wanted", None)
     condition = task.encode(trained, rows)
-    denoiser = partial(task.predict, trained)
+    null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
+    network = partial(task.predict, trained)
+    denoiser = network
     if guided:
-        null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
         channels = task.data.image_shape[-1]  # of a network that learns its variance, the first half
         denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance, guided_channels=channels)
 
-    def denoised(x, t):
+    def denoised(x, t, denoiser=denoiser, condition=condition):
         output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
         return task.prediction.denoised(task.process, output, x, t)
 
-    normal = _per_sample(jax.random.normal, row_keys(seed, index), task.data.image_shape)
-    noise = prior_std(task.process, times[0]) * normal
+    led = denoised
+    if classification is not None:
+
+        def log_probability(x, t):
+            every = jax.nn.log_softmax(classification.logits(classifier, x, t))
+            return jnp.take_along_axis(every, wanted[:, None], axis=1)[:, 0]
+
+        led = classifier_guidance(task.process, denoised, log_probability, classifier_scale)
+
+    row = row_keys(seed, index)
+    if images is None:
+        x = _noise(task, row, times[0])
+    elif rising is None:
+        x = noised(
+            task.process, task.space.to_x_0(images), _per_sample(jax.random.normal, row, images.shape[1:]), times[0]
+        )
+    else:
+        untold = partial(denoised, denoiser=network, condition=task.encode(trained, null))
+        x = integrate(solver, task.process, untold, task.space.to_x_0(images), rising, steps=steps)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
-    x = integrate(solver, task.process, denoised, noise, times, keys=keys, steps=steps, trajectory=trajectory)
+    x = integrate(solver, task.process, led, x, times, keys=keys, steps=steps, trajectory=trajectory)
     return task.space.to_image(x)
 
 
@@ -303,7 +380,7 @@ def _stratum_losses(task: Denoising, trained, rows):
     """The mean loss at each stratum, with the same noise for the same image in all of them."""
     x_0 = task.space.to_x_0(rows["image"])
     condition = task.encode(trained, rows)
-    eps = _per_sample(jax.random.normal, row_keys(0, jnp.arange(len(x_0))), x_0.shape[1:])
+    eps = task.coupling.eps(row_keys(0, jnp.arange(len(x_0))), rows, x_0.shape[1:])
 
     def at(t):
         return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()

@@ -3,17 +3,26 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genjax import config
+from genjax.data import decode_whole, existing_path, real
 from genjax.diffusion.solvers import Solver
 from genjax.errors import InputError
 from genjax.keys import check_seed
-from genjax.runs.outputs import Door, Frames, Images, Numbers, Output, Request
+from genjax.runs.directory import find_run
+from genjax.runs.outputs import Arrays, Door, Frames, Images, Numbers, Output, Request
 from genjax.runs.parts import Parts
+from genjax.runs.weights import read_weights
 from genjax.tasks.caption_figures import caption_figures
 from genjax.tasks.image_evaluation import image_figures
+from genjax.tasks.likelihood import likelihood_figures
+from genjax.tasks.noisy_classification import Guide, NoisyClassification
+from genjax.tasks.spaces import Latents, Pixels
+from genjax.tasks.starts import Start
 
 __all__ = [
     "DrawClass",
@@ -51,6 +60,31 @@ class Drawing:
     """Solver of the sampling ODE."""
     seed: int = 0
     """Seed of the noise; sample i depends on the seed, i and what it is to show alone."""
+    classifier: str | None = None
+    """Run of a classifier of noised images that leads samples to a class (configs/classifier.py)."""
+    classifier_scale: float = 1.0
+    """How strongly it leads; 1 is Bayes' rule."""
+
+    def classification(self, task: Any) -> tuple[Path, NoisyClassification] | None:
+        """The run of the classifier, if there is one. Raises InputError where it does not fit."""
+        if self.classifier is None:
+            return None
+        directory = find_run(self.classifier).directory
+        classification = config.read(directory / "config.json")
+        if not isinstance(classification, NoisyClassification):
+            kind = type(classification).__name__
+            raise InputError(f"--classifier is a run of NoisyClassification, and {self.classifier} is one of {kind}")
+        classification.check_guidance(task.process, real(task.data))
+        return directory, classification
+
+    def guide(self, task: Any, labels: Sequence[int]) -> Guide | None:
+        """The classifier with its weights, and the class of each sample."""
+        found = self.classification(task)
+        if found is None:
+            return None
+        directory, classification = found
+        trained = read_weights(directory, classification)[0].trained
+        return Guide(classification, trained, self.classifier_scale, np.asarray(labels))
 
     def sampler(self, task: Any) -> Any:
         """The run's sampler with what was asked for. Raises InputError where that cannot be done."""
@@ -67,7 +101,7 @@ class Drawing:
             "nfe": self.sampler(task).evaluations,
             "guidance": self.guidance,
             "seed": self.seed,
-        }
+        } | ({} if self.classifier is None else {"classifier_scale": self.classifier_scale})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +112,16 @@ class DrawImages(Drawing):
     """Number of samples."""
     trajectory: bool = False
     """Also write trajectory.gif, the way from noise to the samples."""
+    image: str | None = None
+    """Picture of the run's size to start from, in place of noise: PNG, JPEG or WebP."""
+    strength: float = 0.75
+    """Share of the steps taken from --image on, in (0, 1]: how little of it is left."""
+    inversion: bool = False
+    """Start where the probability-flow ODE carries --image, and not from it with fresh noise."""
+    wanted: str | None = None
+    """Name of the class that --classifier leads to; all in turn when not given."""
+    couples: bool = False
+    """Write couples.npz alone: samples, unclipped, with the noise of each; reflow learns from it."""
 
     @property
     def wish(self) -> str | None:
@@ -87,28 +131,79 @@ class DrawImages(Drawing):
     def check(self, task: Any) -> None:
         if self.num < 1:
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
-        self.sampler(task)
+        if self.image is None and self.inversion:
+            raise InputError("--inversion is of an --image, and none is given")
+        if self.couples and self.image is not None:
+            raise InputError("--couples are of noise and samples, and --image starts from no noise")
+        task.check_sampler(self.sampler(task), self.start(task))
+        self.classes(task)
+        self.classification(task)
         if self.wish is not None:
             task.condition.asked([self.wish], task.data)
+
+    def classes(self, task: Any) -> list[int]:
+        """To which class the classifier leads each sample; none without one."""
+        if self.classifier is None:
+            if self.wanted is not None:
+                raise InputError("--wanted is where --classifier leads to, and none is given")
+            return []
+        names = real(task.data).class_names
+        if self.wanted is not None and self.wanted not in names:
+            raise InputError(f"--wanted is one of {', '.join(names)}, not {self.wanted!r}")
+        return [i % len(names) if self.wanted is None else names.index(self.wanted) for i in range(self.num)]
 
     def words(self, task: Any) -> list[str]:
         """What each sample is to show."""
         wishes = [words[0] for words in task.condition.wishes(task.data)] if self.wish is None else [self.wish]
         return [wishes[i % len(wishes)] for i in range(self.num)]
 
+    def start(self, task: Any) -> Start | None:
+        """Where samples begin, if not at noise. Raises InputError where there is no such picture."""
+        if self.image is None:
+            return None
+        if not isinstance(task.space, Pixels):
+            raise InputError(f"--image is a picture, and the space of this run is {type(task.space).__name__}")
+        path = existing_path(self.image, "a PNG, JPEG or WebP image")
+        picture = decode_whole(path.read_bytes(), str(path), channels=task.data.image_shape[-1])
+        return Start(picture[None], self.strength, self.inversion)
+
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        words, sampler = self.words(task), self.sampler(task)
-        start = time.perf_counter()
-        states = task.sample(parts.trained, words, seed=self.seed, sampler=sampler, trajectory=self.trajectory)
+        words, sampler, start = self.words(task), self.sampler(task), self.start(task)
+        if self.couples:
+            yield self._couples(task, parts, words, sampler)
+            return
+        began = time.perf_counter()
+        classes = self.classes(task)
+        states = task.sample(
+            parts.trained,
+            words,
+            seed=self.seed,
+            sampler=sampler,
+            start=start,
+            guide=self.guide(task, classes),
+            trajectory=self.trajectory,
+        )
+        if classes:
+            words = [real(task.data).class_names[i] for i in classes]
+        told = f"{sampler.steps} steps, guidance {sampler.guidance:g}, {sampler.evaluations} network evaluations each"
+        if start is not None:
+            told = f"the last {self.strength:.0%} of {told}, from {self.image}"
         said = (
-            f"{self.num} samples: {type(sampler.solver).__name__}, {sampler.steps} steps, guidance"
-            f" {sampler.guidance:g}, {sampler.evaluations} network evaluations each, seed {self.seed},"
-            f" {time.perf_counter() - start:.1f} s with compilation"
+            f"{self.num} samples: {type(sampler.solver).__name__}, {told}, seed {self.seed},"
+            f" {time.perf_counter() - began:.1f} s with compilation"
         )
         images = states[-1] if self.trajectory else states
         yield Images(images, words, said=said, arrays={"seed": self.seed})
         if self.trajectory:
             yield Frames(states)
+
+    def _couples(self, task: Any, parts: Parts, words: list[str], sampler: Any) -> Output:
+        raw = replace(task, space=Latents())  # as they come, not clipped
+        images = raw.sample(parts.trained, words, seed=self.seed, sampler=sampler, batch_size=256)
+        labels = task.condition.asked(words, task.data).get("label", np.full(len(words), -1))
+        noise = task.noise(self.seed, len(words), sampler)
+        said = f"{len(words)} couples of noise and samples, in {sampler.evaluations} network evaluations each"
+        return Arrays("couples", {"images": images, "noise": noise, "labels": labels}, said=said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +249,30 @@ class JudgeImages(Drawing):
 
     num: int = 500
     """Number of samples."""
+    likelihood: int = 0
+    """Also find the bits per dimension of that many held-out images, by the ODE and as a bound; 0 for none."""
 
     def check(self, task: Any) -> None:
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
+        if self.likelihood < 0:
+            raise InputError(f"--likelihood is a number of held-out images, at least 0, not {self.likelihood}")
+        if self.likelihood and not isinstance(task.space, Pixels):
+            raise InputError(f"--likelihood is of pixels, and the space of this run is {type(task.space).__name__}")
         self.sampler(task)
+        self.classification(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, labels = in_turn(task.condition.wishes(task.data), self.num)
-        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task))
         asked = task.data.class_names and task.condition.asked_by != "nothing"
-        yield Numbers(image_figures(task.data, samples, labels if asked else None) | self.told(task))
+        if self.classifier is not None:
+            labels, asked = np.arange(self.num) % len(task.data.class_names), True
+        guide = self.guide(task, labels)
+        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task), guide=guide)
+        figures = image_figures(real(task.data), samples, labels if asked else None)
+        if self.likelihood:
+            figures |= likelihood_figures(task, parts.trained, self.likelihood, seed=self.seed)
+        yield Numbers(figures | self.told(task))
 
 
 @dataclass(frozen=True, kw_only=True)

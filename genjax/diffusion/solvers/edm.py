@@ -8,6 +8,7 @@ With y = x / alpha, which is data plus s times noise, the probability-flow ODE i
 (Karras et al. 2022, arXiv:2206.00364, algorithm 2; alpha = 1 there.) The step to s+ = 0 is Euler's.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ class EDMHeun:
     """S_churn, at least 0: how much noise is added over all steps; 0 for none."""
     churn_min: float = 0.0
     """S_min: the smallest sigma / alpha at which noise is added."""
-    churn_max: float = float("inf")
-    """S_max: the largest sigma / alpha at which noise is added."""
+    churn_max: float | None = None
+    """S_max: the largest sigma / alpha at which noise is added; None: there is none."""
     churn_noise: float = 1.0
     """S_noise: factor of the noise that is added; 1.003 or so makes up for a network's blur."""
     evaluations_per_step = 2
@@ -43,13 +44,17 @@ class EDMHeun:
     def __post_init__(self):
         if not self.churn >= 0:
             raise InputError(f"churn of EDMHeun is at least 0, not {self.churn}")
-        if not 0 <= self.churn_min <= self.churn_max:
+        if not 0 <= self.churn_min <= self._churn_max:
             raise InputError(
                 f"churn_min and churn_max of EDMHeun are 0 <= churn_min <= churn_max, not {self.churn_min} and"
                 f" {self.churn_max}"
             )
         if not self.churn_noise > 0:
             raise InputError(f"churn_noise of EDMHeun is positive, not {self.churn_noise}")
+
+    @property
+    def _churn_max(self) -> float:
+        return math.inf if self.churn_max is None else self.churn_max
 
     @property
     def order(self) -> int:
@@ -67,7 +72,7 @@ class EDMHeun:
         s, s_next = process.sigma(t) / process.alpha(t), process.sigma(step.t_next) / end
         y = x / process.alpha(t)
         if self.stochastic:
-            inside = (s >= self.churn_min) & (s <= self.churn_max)
+            inside = (s >= self.churn_min) & (s <= self._churn_max)
             raised = s * (1 + jnp.minimum(self.churn / step.steps, np.sqrt(2) - 1))
             churned = jnp.maximum(time_of_log_snr(process, -jnp.log(raised)), t)  # no further than t = 1
             t = jnp.where(inside, churned, t)  # bisection has too few digits to find t itself again

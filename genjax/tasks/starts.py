@@ -1,0 +1,29 @@
+"""Where samples begin, in place of noise: image-to-image, and inversion."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from genjax.errors import InputError
+
+__all__ = ["Start"]
+
+
+class Start(NamedTuple):
+    """Where samples begin, in place of noise: at images (SDEdit, Meng et al. 2022, arXiv:2108.01073, section 3)."""
+
+    images: Float[np.ndarray, "N H W C"]
+    """One for each sample, or one for all (N = 1)."""
+    strength: float
+    """Share of the steps that are taken, in (0, 1]: 1 begins at the first time of the grid, and leaves the least."""
+    inverted: bool = False
+    """Whether the start is where the probability-flow ODE carries the image, told nothing else, and not the image with
+    fresh noise (Song et al. 2021, arXiv:2010.02502, section 5.4)."""
+
+    def times(self, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
+        """Those of a whole grid that are left. Raises InputError for a strength that is no share."""
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength is a share of the steps, above 0 and at most 1, not {self.strength:g}")
+        steps = len(times) - 1
+        return times[steps - max(1, round(self.strength * steps)) :]
