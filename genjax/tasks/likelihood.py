@@ -33,10 +33,11 @@ def likelihood_figures(task: Any, trained: PyTree[Array], number: int, *, seed: 
     examples = islice(readable(source), number)
     rows = stacked({"image": each["image"]} | task.condition.row(each, rng, data) for each in examples)
     levels = getattr(data, "levels", 256)
-    first, last = 0.2 / levels, float(task.sampler.times(task.process, task.prediction)[0])
+    last = float(task.sampler.times(task.process, task.prediction)[0])
     times = {
-        "ode": noise_levels(task.process, first, last, ODE_STEPS),
-        "chain": np.append(0.0, noise_levels(task.process, first, last, CHAIN_STEPS - 1)),
+        "ode": noise_levels(task.process, 0.1 * 2 / levels, last, ODE_STEPS),
+        # A chain that went below the distance of two levels would pay for digits that no level has.
+        "chain": np.append(0.0, noise_levels(task.process, 2 / (levels - 1), last, CHAIN_STEPS - 1)),
     }
     bits = partial(_bits, task, levels, trained, times, seed)
 

@@ -31,6 +31,11 @@ def test_images_fill_the_unit_range_at_the_shape_that_is_told(splits):
     assert images.min() == -1 and images.max() == 1 and len(np.unique(images)) == 17
 
 
+def test_pixels_take_the_levels_that_are_told_and_no_others(splits):
+    values = np.unique([example["image"] for split in splits.values() for example in split])
+    np.testing.assert_array_equal(values, np.linspace(-1, 1, Digits().levels))
+
+
 def test_captions_name_the_label(splits):
     for example in splits["test"]:
         assert all(Digits().class_names[example["label"]] in caption for caption in example["captions"])

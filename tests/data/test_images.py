@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genjax.data import images
-from genjax.data.images import decode, random_flip, to_unit_range
+from genjax.data.images import decode, decode_whole, random_flip, to_unit_range
 from genjax.errors import InputError
 
 
@@ -27,6 +27,14 @@ def test_a_lossless_square_of_the_right_size_is_kept_to_the_pixel(encoded, chann
     decoded = decode(encoded(pixels), "x.png", image_size=8, channels=channels)
     assert decoded.shape == (8, 8, channels) and decoded.dtype == np.float32
     np.testing.assert_array_equal(decoded, to_unit_range(pixels.reshape(8, 8, channels)))
+
+
+def test_a_whole_image_is_kept_to_the_pixel_whatever_its_shape(encoded):
+    for pixels in (random_pixels(5, 9, 3), random_pixels(5, 9)):
+        decoded = decode_whole(encoded(pixels), "x.png", channels=3 if pixels.ndim == 3 else 1)
+        np.testing.assert_array_equal(decoded, to_unit_range(pixels.reshape(5, 9, -1)))
+    with pytest.raises(InputError, match="^x.png: not a whole PNG, JPEG or WebP image"):
+        decode_whole(b"no picture", "x.png", channels=3)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from genjax.runs.outputs import Frames, Images, Numbers, Text
+from genjax.runs.outputs import Arrays, Frames, Images, Numbers, Text
 
 
 class Kept:
@@ -52,6 +52,17 @@ def test_pictures_grid_and_arrays_hold_the_same_samples(images, tmp_path):
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     factor = grid.shape[0] // 19
     np.testing.assert_array_equal(grid[::factor, ::factor][1:9, 1:9], pixels[0, :, :, 0])
+
+
+def test_arrays_are_written_as_they_are_and_told_in_a_line(images, tmp_path):
+    output, kept = Arrays("couples", {"images": images, "labels": np.arange(3)}, said="three couples"), Kept()
+    assert said(output) == "three couples\n"
+    output.record(tmp_path, 7, kept)
+    assert kept.seen == [(7, "samples/couples", "three couples")]
+    for path in (output.write(tmp_path), tmp_path / "step_000007_couples.npz"):
+        with np.load(path) as file:
+            assert set(file.files) == {"images", "labels"}
+            np.testing.assert_array_equal(file["images"], images)
 
 
 def test_without_captions_there_are_no_prompts(images, tmp_path):

@@ -1,0 +1,103 @@
+"""Laws of samples that start from an image: what is noised, what is left of it, and an inversion that comes back."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from genjax.data import Digits
+from genjax.diffusion.grids import UniformTimes
+from genjax.diffusion.process import noised
+from genjax.diffusion.solvers import DPMppSDE2M, Euler, Heun
+from genjax.errors import InputError
+from genjax.keys import row_keys
+from genjax.tasks.conditions import Nothing
+from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.spaces import Latents
+from genjax.tasks.starts import Start
+from tests.tasks.networks import Silent
+
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
+WORDS = ["seven"] * 3
+
+
+def test_a_start_takes_its_share_of_the_steps_from_the_end():
+    times = np.linspace(1, 0, 11)
+    np.testing.assert_array_equal(Start(IMAGES, 1.0).times(times), times)
+    np.testing.assert_array_equal(Start(IMAGES, 0.3).times(times), times[-4:])
+    np.testing.assert_array_equal(Start(IMAGES, 0.01).times(times), times[-2:])
+    for strength in (0.0, -1.0, 1.01):
+        with pytest.raises(InputError, match="^strength is a share of the steps, above 0 and at most 1"):
+            Start(IMAGES, strength).times(times)
+
+
+def test_it_begins_at_the_image_noised_to_the_time_of_its_strength(task, params):
+    raw = replace(task, space=Latents(), sampler=replace(task.sampler, steps=8, solver=Euler()))
+    states = raw.sample(params, WORDS, seed=4, start=Start(IMAGES, 0.5), trajectory=True)
+    assert len(states) == 5
+    eps = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(row_keys(4, jnp.arange(3)))
+    np.testing.assert_allclose(states[0], noised(task.process, IMAGES, eps, jnp.float32(0.5)), atol=1e-6)
+
+
+def test_of_a_path_that_forgets_the_data_a_start_of_full_strength_is_no_start(task, params):
+    plain = task.sample(params, WORDS, seed=4)
+    np.testing.assert_allclose(task.sample(params, WORDS, seed=4, start=Start(IMAGES[:1], 1.0)), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "taylor"), [(Euler(), (1, 1)), (Heun(), (1, 1, 1 / 2))])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_an_inverted_image_comes_back_up_to_the_error_of_the_solver(solver, taylor, strength):
+    """Of the flow x' = k x, of which a step of size h multiplies by the Taylor polynomial of e^(k h)."""
+    steps, k = 8, 1.7
+    flow = Denoising(
+        model=Silent(),
+        condition=Nothing(),
+        space=Latents(),
+        data=Digits(),
+        sampler=Sampler(solver, steps=steps, guidance=1.0, grid=UniformTimes()),
+    )
+    trained = {"model": {"says": jnp.float32(k)}}
+    back = flow.sample(trained, [""] * 3, seed=0, start=Start(IMAGES, strength, inverted=True))
+    there, here = (sum(c * (sign * k / steps) ** n for n, c in enumerate(taylor)) for sign in (1, -1))
+    np.testing.assert_allclose(back, IMAGES * (there * here) ** (strength * steps), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "solver", "sentence"),
+    [
+        (Start(np.zeros((1, 16, 16, 1), np.float32), 0.5), Euler(), "is of shape .16, 16, 1., .* are of .8, 8, 1."),
+        (Start(IMAGES, 0.0), Euler(), "strength is a share"),
+        (Start(IMAGES, 0.5, inverted=True), DPMppSDE2M(), "DPMppSDE2M draws noise, and an inversion follows the ODE"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused(task, params, start, solver, sentence):
+    with pytest.raises(InputError, match=sentence):
+        task.sample(params, WORDS, seed=0, sampler=replace(task.sampler, solver=solver), start=start)
+
+
+def test_at_the_door_an_image_is_a_file_of_the_runs_size(task, parts, tmp_path):
+    """And samples from it say so; what is no such file, or goes with no image, is refused before weights are read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "8.png")
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "9.png")
+    asked = replace(task.request("sample"), num=2, image=str(tmp_path / "8.png"), strength=0.4)
+    asked.check(task)
+    (pictures,) = asked(task, parts)
+    image = pixels[None, :, :, None] / np.float32(127.5) - 1
+    expected = task.sample(parts.trained, pictures.captions, seed=0, start=Start(image, 0.4))
+    np.testing.assert_allclose(pictures.images, expected, atol=1e-6)
+    assert f"the last 40% of 3 steps, guidance 2, 6 network evaluations each, from {tmp_path}" in pictures.said
+    for wrong, sentence in (
+        ({"image": str(tmp_path / "9.png")}, "is of shape .8, 9, 1."),
+        ({"image": str(tmp_path / "none.png")}, "none.png"),
+        ({"image": None, "inversion": True}, "--inversion is of an --image, and none is given"),
+        ({"strength": 2.0}, "^strength is a share"),
+        ({"couples": True}, "--image starts from no noise"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            replace(asked, **wrong).check(task)
+    with pytest.raises(InputError, match="--image is a picture, and the space of this run is Latents"):
+        asked.check(replace(task, space=Latents()))
