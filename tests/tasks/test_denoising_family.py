@@ -39,7 +39,7 @@ class Convolution(nn.Module):
         return nn.Conv(self.channels, (3, 3), kernel_init=nn.initializers.zeros)(x_t) + bias
 
 
-UNET = UNet(channels=1, widths=(8,), blocks=1, attention_levels=(), groups=4)
+UNET = UNet(channels=1, widths=(8,), blocks=1, attention_levels=(), middle_attention=False, groups=4)
 DIT = DiT(channels=1, patch_size=2, depth=1, num_heads=1, head_dim=8, num_classes=10)
 DATA = Images(image_size=8, channels=1)
 
