@@ -41,9 +41,9 @@ def process(request):
     return request.param
 
 
-@pytest.fixture(params=[*KINDS, Curved()], ids=name)
+@pytest.fixture(params=[*KINDS[:-1], pytest.param(KINDS[-1], marks=pytest.mark.slow), Curved()], ids=name)
 def any_process(request):
-    """Every kind there is, and one that there is not."""
+    """Every kind there is (of DDPM one schedule, the other where laws may take long), and one that there is not."""
     return request.param
 
 

@@ -31,6 +31,7 @@ from genjax.keys import row_keys
 GAUSSIANS = [(Gaussian(), process) for process in (RectifiedFlow(), VP(), VE(sigma_min=1e-3), EDM(), DDPM("cosine"))]
 MIXTURES = [(Mixture(), process) for process in (RectifiedFlow(), EDM())]
 X = np.random.default_rng(0).normal(size=(5, 2)) * 0.6
+step_cost = jax.jit(step_bound, static_argnums=0, static_argnames="levels")
 
 
 def grid(process):
@@ -63,9 +64,9 @@ def test_a_path_that_ends_before_time_1_has_the_prior_of_its_end(x64):
     """Of data of mean 0 and unit variance it is exact at every time, and so is the density."""
     target, process = Gaussian((0.0, 0.0), (1.0, 1.0)), EDM()
     times = np.append(1e-7, np.geomspace(1e-5, 0.1, 60))
-    solved = log_density(process, functools.partial(target.denoised, process), jnp.asarray(X), times)
+    solve = jax.jit(functools.partial(log_density, process, functools.partial(target.denoised, process)))
     np.testing.assert_allclose(
-        solved.log_density, target.log_density(process, jnp.asarray(X), 0.0 * X[:, 0]), atol=1e-4
+        solve(jnp.asarray(X), times).log_density, target.log_density(process, jnp.asarray(X), 0.0 * X[:, 0]), atol=1e-4
     )
 
 
@@ -93,7 +94,7 @@ def test_the_error_of_the_integrator_falls_with_the_fourth_power_of_the_step(x64
 
 def test_the_ode_ends_where_a_gaussian_is_carried(x64):
     process, times = Trigonometric(), np.linspace(1e-6, 1, 101)
-    solved = log_density(process, functools.partial(Gaussian().denoised, process), jnp.asarray(X), times)
+    solved = jax.jit(functools.partial(log_density, process, functools.partial(Gaussian().denoised, process)))(X, times)
     expected = Gaussian().carried(process, jnp.asarray(X), jnp.full(5, 1e-6), jnp.ones(5))
     np.testing.assert_allclose(solved.latent, expected, atol=1e-6)
 
@@ -108,7 +109,7 @@ def bent(x):
 def test_the_exact_divergence_is_the_trace_of_the_jacobian_of_each_row(x64):
     x = np.random.default_rng(0).normal(size=(3, 2, 2))
     value, divergence = ExactDivergence()(bent, jnp.asarray(x), None)
-    jacobians = [jax.jacrev(lambda row: bent(row[None])[0])(row).reshape(4, 4) for row in jnp.asarray(x)]
+    jacobians = jax.jit(jax.vmap(jax.jacrev(lambda row: bent(row[None])[0])))(x).reshape(3, 4, 4)
     np.testing.assert_allclose(divergence, [np.trace(jacobian) for jacobian in jacobians], rtol=1e-10)
     np.testing.assert_array_equal(value, bent(jnp.asarray(x)))
 
@@ -143,8 +144,9 @@ def test_a_density_by_hutchinson_is_unbiased_and_its_noise_is_fixed_for_the_solv
             return super().noise(keys, x)
 
     solve = functools.partial(log_density, process, functools.partial(target.denoised, process))
-    estimates = solve(x, times, divergence=Watched(), keys=row_keys(0, jnp.arange(count))).log_density
-    exact = solve(x[:1], times).log_density[0]
+    keys = row_keys(0, jnp.arange(count))
+    estimates = jax.jit(lambda x: solve(x, times, divergence=Watched(), keys=keys).log_density)(x)
+    exact = jax.jit(lambda x: solve(x, times).log_density)(x[:1])[0]
     assert seen == [(count,)]
     assert abs(estimates.mean() - exact) < 4 * estimates.std() / count**0.5
 
@@ -214,7 +216,7 @@ def test_a_step_costs_the_kl_of_posterior_and_model(x64):
     fraction = rng.uniform(size=(4, 3))
     s, t = np.array([0.001, 0.2, 0.5, 0.998]), np.array([0.002, 0.201, 0.501, 0.999])
     x_t = noised(process, x_0, eps, t)
-    cost = step_bound(process, Denoised(guess, eps, fraction), x_0, x_t, jnp.asarray(s), jnp.asarray(t))
+    cost = step_cost(process, Denoised(guess, eps, fraction), x_0, x_t, jnp.asarray(s), jnp.asarray(t))
 
     n = np.round(t * 1000).astype(int)
     beta, kept = process.betas(), np.concatenate([[1], np.cumprod(1 - process.betas())])
@@ -228,7 +230,7 @@ def test_a_step_costs_the_kl_of_posterior_and_model(x64):
 def test_the_last_step_costs_the_log_probability_of_the_levels(x64):
     x_0, guess = np.array([[0.0, 1.0, -1.0]]), np.array([[0.004, 0.99, -0.98]])
     t = jnp.array([0.001])
-    cost = step_bound(DDPM(), Denoised(guess, guess), x_0, x_0, jnp.zeros(1), t, levels=3)
+    cost = step_cost(DDPM(), Denoised(guess, guess), x_0, x_0, jnp.zeros(1), t, levels=3)
     std = np.exp(float(step_log_variance(DDPM(), 0.0, jnp.zeros(()), t[0])) / 2)
     expected = [
         norm.cdf(0.5, 0.004, std) - norm.cdf(-0.5, 0.004, std),
@@ -241,7 +243,7 @@ def test_the_last_step_costs_the_log_probability_of_the_levels(x64):
 def test_a_perfect_denoiser_of_a_point_pays_for_no_step(x64):
     x_0 = jnp.full((3, 2), 0.2)
     s, t = jnp.array([0.1, 0.3, 0.9]), jnp.array([0.2, 0.4, 0.95])
-    cost = step_bound(VP(), Denoised(x_0, x_0), x_0, x_0, s, t)
+    cost = step_cost(VP(), Denoised(x_0, x_0), x_0, x_0, s, t)
     np.testing.assert_allclose(cost, 0, atol=1e-15)
     assert posterior(VP(), s, t).variance.min() > 0
 

@@ -107,8 +107,9 @@ def test_importance_sampling_keeps_the_mean_of_the_likelihood_loss_and_takes_its
         t = 1e-3 + (1 - 1e-3) * t if times == Uniform() else t
         return denoising_loss(network, process, Eps(), x_0, eps, t, Likelihood()), t
 
-    (plain, _), (weighted, t) = jax.jit(losses, static_argnums=0)(Uniform()), losses(UniformLogSNR(1e-3, 1.0))
-    plain, weighted = plain * (1 - 1e-3), weighted / UniformLogSNR(1e-3, 1.0).density(t, process)
+    (plain, _), (weighted, t) = (jax.jit(losses, static_argnums=0)(t) for t in (Uniform(), UniformLogSNR(1e-3, 1.0)))
+    density = jax.jit(lambda t: UniformLogSNR(1e-3, 1.0).density(t, process))(t)
+    plain, weighted = np.asarray(plain) * (1 - 1e-3), np.asarray(weighted) / density
     error = (plain.var() / count + weighted.var() / count) ** 0.5
     assert abs(plain.mean() - weighted.mean()) < 4 * error
     assert weighted.var() < plain.var() / 4
@@ -125,6 +126,7 @@ def learned(x_0_and_eps):
     return np.clip(x_0, -1, 1), eps, says, np.tanh(u), np.array([1, 2, 100, 400, 700, 999, 1000]) / 1000
 
 
+@functools.partial(jax.jit, static_argnames="prediction")
 def loss_of(says, u, x_0, eps, t, prediction=LearnedVariance()):  # noqa: B008
     output = jnp.concatenate([says, u], axis=-1)
     return denoising_loss(lambda x, t: output, DDPM(), prediction, x_0, eps, t)
@@ -169,8 +171,14 @@ def test_the_first_step_costs_the_log_probability_of_the_levels(learned, x64):
 
 def test_the_bound_teaches_the_variance_and_not_the_mean(learned):
     x_0, eps, says, u, t = learned
-    gradients = jax.grad(lambda says, u: loss_of(says, u, x_0, eps, t).sum(), argnums=(0, 1))(says, jnp.asarray(u))
-    simple = jax.grad(lambda says: loss_of(says, u, x_0, eps, t, LearnedVariance(vlb_weight=0.0)).sum())(says)
+
+    @jax.jit
+    def slopes(says, u):
+        gradients = jax.grad(lambda *said: loss_of(*said, x_0, eps, t).sum(), argnums=(0, 1))(says, u)
+        simple = LearnedVariance(vlb_weight=0.0)
+        return gradients, jax.grad(lambda says: loss_of(says, u, x_0, eps, t, simple).sum())(says)
+
+    gradients, simple = slopes(says, u)
     np.testing.assert_allclose(gradients[0], simple, rtol=1e-6)
     assert (np.abs(gradients[1]).max(axis=(1, 2)) > 0).all()
 
@@ -186,15 +194,15 @@ def test_a_step_that_would_end_nearer_to_the_data_than_half_of_one_ends_there():
     """From 1.4 steps, at the data: the cost is that of levels, a log-probability, for times drawn continuously."""
     prediction, process = LearnedVariance(), DDPM()
     x_0, eps, says = np.random.default_rng(0).normal(size=(3, 1, 2, 3)).astype(np.float32)
-    u, t = np.zeros_like(x_0), np.array([1.4e-3], np.float32)
-    simple = loss_of(says, u, x_0, eps, t, LearnedVariance(vlb_weight=0.0))
-    x_t = noised(process, x_0, eps, t)
-    denoised = prediction.denoised(process, jnp.concatenate([says, u], axis=-1), x_t, t)
-    bound = step_bound(process, denoised, x_0, x_t, jnp.zeros(1), t)
-    np.testing.assert_allclose(loss_of(says, u, x_0, eps, t) - simple, bound, rtol=1e-4)
-    later = np.array([1.6e-3], np.float32)
-    x_t = noised(process, x_0, eps, later)
-    denoised = prediction.denoised(process, jnp.concatenate([says, u], axis=-1), x_t, later)
-    bound = step_bound(process, denoised, x_0, x_t, later - 1e-3, later)
-    simple = loss_of(says, u, x_0, eps, later, LearnedVariance(vlb_weight=0.0))
-    np.testing.assert_allclose(loss_of(says, u, x_0, eps, later) - simple, bound, rtol=1e-3)
+    u = np.zeros_like(x_0)
+
+    @jax.jit
+    def bound_and_loss(s, t):
+        x_t = noised(process, x_0, eps, t)
+        denoised = prediction.denoised(process, jnp.concatenate([says, u], axis=-1), x_t, t)
+        simple = loss_of(says, u, x_0, eps, t, LearnedVariance(vlb_weight=0.0))
+        return step_bound(process, denoised, x_0, x_t, s, t), loss_of(says, u, x_0, eps, t) - simple
+
+    for s, t, rtol in ((0.0, 1.4e-3, 1e-4), (1.6e-3 - 1e-3, 1.6e-3, 1e-3)):
+        bound, loss = bound_and_loss(jnp.full(1, s), jnp.full(1, t))
+        np.testing.assert_allclose(loss, bound, rtol=rtol)

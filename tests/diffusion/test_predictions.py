@@ -46,17 +46,13 @@ def test_a_config_takes_every_prediction_by_name():
 
 def test_conversions_between_all_predictions_are_identities(any_process, x64, x_0_and_eps):
     """From each to each, by way of the hub: what the second network would say is what it should say."""
-    x_0, eps, t = (np.float64(a) for a in (*x_0_and_eps, T))
-
-    @jax.jit
-    def conversions(x_0, eps, t):
-        x_t = noised(any_process, x_0, eps, t)
-        targets = [prediction.target(any_process, x_0, eps, t) for prediction in PREDICTIONS]
-        hubs = [p.denoised(any_process, target, x_t, t)[:2] for p, target in zip(PREDICTIONS, targets, strict=True)]
-        hubs = jax.tree.map(lambda *hub: jnp.stack(hub), *hubs)
-        return targets, hubs, [jax.vmap(lambda x, e, p=p: p.target(any_process, x, e, t))(*hubs) for p in PREDICTIONS]
-
-    targets, hubs, converted = conversions(x_0, eps, t)
+    x_0, eps, t = (jnp.float64(a) for a in (*x_0_and_eps, T))
+    # Operation by operation: processes and predictions are made of the same ones, and a whole program takes long.
+    x_t = noised(any_process, x_0, eps, t)
+    targets = [prediction.target(any_process, x_0, eps, t) for prediction in PREDICTIONS]
+    hubs = [p.denoised(any_process, target, x_t, t)[:2] for p, target in zip(PREDICTIONS, targets, strict=True)]
+    hubs = [np.stack(hub) for hub in zip(*hubs, strict=True)]
+    converted = [np.stack([p.target(any_process, *hub, t) for hub in zip(*hubs, strict=True)]) for p in PREDICTIONS]
     np.testing.assert_allclose(hubs[0], np.broadcast_to(x_0, hubs[0].shape), atol=1e-9)
     np.testing.assert_allclose(hubs[1], np.broadcast_to(eps, hubs[1].shape), atol=1e-9)
     for expected, from_each in zip(targets, converted, strict=True):

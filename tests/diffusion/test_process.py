@@ -1,5 +1,7 @@
 """Laws of noise processes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,11 @@ from genjax.diffusion.solvers import DPMpp2M, integrate
 from genjax.diffusion.targets import Gaussian
 
 T = jnp.linspace(0.05, 0.95, 7)
+
+# Laws are of seven times wherever they can be: what is computed operation by operation is compiled once for all of
+# them and for all processes. What would be compiled anew each time, loops and derivatives, is one program per process.
+there_and_back = jax.jit(lambda process, t: time_of_log_snr(process, log_snr(process, t)), static_argnums=0)
+times_of = jax.jit(time_of_log_snr, static_argnums=0)
 
 
 def test_a_rectified_flow_has_constant_derivatives():
@@ -91,36 +98,42 @@ EARLY, LATE = [0.0, 1e-7, 1e-5, 1e-3, 0.0105, 0.3], [0.7, 0.95, 0.99, 0.9985]
 
 
 def test_single_precision_loses_no_digits_near_the_data(any_process):
-    single, double = both_precisions(lambda t: (coefficients(any_process, t), sde(any_process, t)), EARLY)
+
+    def everything(t):
+        return (coefficients(any_process, t), sde(any_process, t)), log_snr(any_process, t)
+
+    single, double = both_precisions(everything, EARLY + LATE)
+    np.testing.assert_allclose(single[1], double[1], rtol=1e-5, atol=1e-4)
+    single, double = (jax.tree.map(lambda a: np.asarray(a)[: len(EARLY)], found[0]) for found in (single, double))
     for one, other in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
         # Time 0 is read as 1e-19 and 1e-154: what is infinite there is merely large.
         finite = np.abs(other) < 1e9
         np.testing.assert_allclose(one[finite], other[finite], rtol=1e-4, atol=1e-6)
-    single, double = both_precisions(lambda t: log_snr(any_process, t), EARLY + LATE)
-    np.testing.assert_allclose(single, double, rtol=1e-5, atol=1e-4)
 
 
 def test_the_time_of_a_log_snr_is_its_inverse(any_process, x64):
-    t = np.array([1e-4, 0.01, 0.123, 0.5, 0.77, 0.999])
-    there_and_back = jax.jit(lambda t: time_of_log_snr(any_process, log_snr(any_process, t)))
-    np.testing.assert_allclose(there_and_back(t), t, rtol=1e-10)
+    t = np.array([1e-4, 0.01, 0.123, 0.5, 0.77, 0.9, 0.999])
+    np.testing.assert_allclose(there_and_back(any_process, t), t, rtol=1e-10)
 
 
 def test_the_time_of_a_log_snr_has_seven_digits_in_single_precision_wherever_it_lies():
     t = np.array([3e-6, 1e-4, 0.01, 0.5, 0.9], np.float32)
-    there_and_back = jax.jit(lambda t: time_of_log_snr(RectifiedFlow(), log_snr(RectifiedFlow(), t)))
-    np.testing.assert_allclose(there_and_back(t), t, rtol=1e-5)
+    np.testing.assert_allclose(there_and_back(RectifiedFlow(), t), t, rtol=1e-5)
 
 
 def test_a_log_snr_out_of_range_is_at_the_nearest_end(any_process):
-    t = jax.jit(lambda s: time_of_log_snr(any_process, s))(np.array([99.0, -99.0], np.float32))
+    t = times_of(any_process, np.array([99.0, -99.0], np.float32))
     np.testing.assert_allclose(t, [0, 1], atol=1e-6)
 
 
 def test_the_slope_of_the_time_of_a_log_snr_is_one_over_that_of_the_log_snr(any_process, x64):
-    wanted = log_snr(any_process, jnp.asarray(0.4203))
-    slope = jax.grad(lambda s: time_of_log_snr(any_process, s))(wanted)
-    np.testing.assert_allclose(slope * jax.grad(lambda t: log_snr(any_process, t))(0.4203), 1, rtol=1e-9)
+
+    @jax.jit
+    def product(t):
+        wanted, forth = jax.value_and_grad(lambda t: log_snr(any_process, t))(t)
+        return forth * jax.grad(lambda s: time_of_log_snr(any_process, s))(wanted)
+
+    np.testing.assert_allclose(product(0.4203), 1, rtol=1e-9)
 
 
 def test_the_prior_has_the_deviation_that_data_of_unit_variance_ends_with(any_process):
@@ -135,12 +148,18 @@ def test_the_prior_has_the_deviation_that_data_of_unit_variance_ends_with(any_pr
 def test_from_every_start_of_a_grid_an_exact_denoiser_leads_the_prior_to_the_deviation_of_unit_data(process, grid):
     """Along the flow, on a fine grid between the ends of the given one; VE's end has its own sigma_min."""
     ends = grid_times(grid, process, 1)
-    times = np.array(time_of_log_snr(process, jnp.linspace(*_finite_log_snrs(process, ends), 200)))
+    times = np.array(times_of(process, jnp.linspace(*_finite_log_snrs(process, ends), 200)))
     times[0] = ends[0]
-    z, unit = jnp.array([[-1.0], [2.0]]), Gaussian((0.0,), (1.0,))
-    x = integrate(DPMpp2M(), process, lambda x, t: unit.denoised(process, x, t), prior_std(process, ends[0]) * z, times)
+    z = jnp.array([[-1.0], [2.0]])
+    x = _carried(process, prior_std(process, ends[0]) * z, times)
     np.testing.assert_allclose(x / z, prior_std(process, times[-1]), rtol=2e-3)
     np.testing.assert_allclose(x / z, 1, rtol=1e-2)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _carried(process, x, times):
+    """By the exact denoiser of unit data; a program for all grids."""
+    return integrate(DPMpp2M(), process, functools.partial(Gaussian((0.0,), (1.0,)).denoised, process), x, times)
 
 
 def _finite_log_snrs(process, ends):
@@ -148,29 +167,33 @@ def _finite_log_snrs(process, ends):
 
 
 def test_the_pace_is_how_fast_the_log_snr_falls(any_process, x64):
-    slope = jax.vmap(jax.grad(lambda t: log_snr(any_process, t)))(np.float64(T))
-    np.testing.assert_allclose(pace(any_process, np.float64(T)), -slope, rtol=1e-9)
+    _, slope = jax.jvp(lambda t: log_snr(any_process, t), (jnp.float64(T),), (jnp.ones(7),))
+    np.testing.assert_allclose(pace(any_process, jnp.float64(T)), -slope, rtol=1e-9)
 
 
-def test_simulating_the_sde_forward_gives_the_marginals_of_the_process(any_process):
+@pytest.fixture(scope="module")
+def noise():
+    """Of 5,000 points at the start and in each of 400 steps, for every process."""
+    return np.random.default_rng(0).standard_normal((401, 5_000), np.float32)
+
+
+def test_simulating_the_sde_forward_gives_the_marginals_of_the_process(any_process, noise):
     """Euler-Maruyama from points x_0, in log-SNR-even steps; mean and variance within four standard errors."""
-    count, steps, x_0, start, end = 5_000, 400, 1.5, 0.05, 0.9
+    (_, count), steps, x_0, start, end = noise.shape, len(noise) - 1, 1.5, 0.05, 0.9
     ends = log_snr(any_process, jnp.array([start, end]))
 
-    def step(x, inputs):
-        t, t_next, key = inputs
-        f, g2 = sde(any_process, t)
-        noise = jnp.sqrt(g2 * (t_next - t)) * jax.random.normal(key, x.shape)
-        return x + f * x * (t_next - t) + noise, None
-
     @jax.jit
-    def simulate(key):
-        keys = jax.random.split(key, steps + 1)
+    def drifts_and_variances(ends):
         grid = time_of_log_snr(any_process, jnp.linspace(*ends, steps + 1)).at[-1].set(end)
-        x = any_process.alpha(grid[0]) * x_0 + any_process.sigma(grid[0]) * jax.random.normal(keys[0], (count,))
-        return jax.lax.scan(step, x, (grid[:-1], grid[1:], keys[1:]))[0]
+        f, g2 = sde(any_process, grid[:-1])
+        return grid[0], f * jnp.diff(grid), g2 * jnp.diff(grid)
 
-    x = np.float64(simulate(jax.random.key(0)))
+    first, drift, variance = drifts_and_variances(ends)
+    x = any_process.alpha(first) * x_0 + any_process.sigma(first) * noise[0]
+    x = np.asarray(x)
+    for growth, fresh in zip(1 + np.asarray(drift), np.sqrt(variance)[:, None] * noise[1:], strict=True):
+        x = growth * x + fresh
+    x = np.float64(x)
     alpha, sigma = float(any_process.alpha(jnp.float32(end))), float(any_process.sigma(jnp.float32(end)))
     assert abs(x.mean() - alpha * x_0) < 4 * sigma / count**0.5
     # The bias of first-order steps, of relative size (log-SNR step) / 2 at most, comes on top of Monte-Carlo error.
@@ -179,28 +202,28 @@ def test_simulating_the_sde_forward_gives_the_marginals_of_the_process(any_proce
 
 
 def test_a_transition_carries_a_marginal_to_a_later_one(any_process, x64):
-    s, t = jnp.array([0.0, 0.02, 0.3, 0.5]), jnp.array([0.1, 0.021, 0.9, 0.999])
+    s, t = jnp.array([0.0, 0.02, 0.3, 0.5, 0.5, 0.6, 0.7]), jnp.array([0.1, 0.021, 0.9, 0.999, 0.51, 0.65, 0.95])
     scale, variance = transition(any_process, s, t)
     np.testing.assert_allclose(scale * any_process.alpha(s), any_process.alpha(t), rtol=1e-12)
     np.testing.assert_allclose(scale**2 * any_process.sigma(s) ** 2 + variance, any_process.sigma(t) ** 2, rtol=1e-10)
 
 
 def test_a_transition_through_a_time_between_is_the_whole_transition(any_process, x64):
-    s, r, t = (jnp.asarray(time) for time in (0.2, 0.45, 0.7))
+    s, r, t = (jnp.full(7, time) for time in (0.2, 0.45, 0.7))
     first, second, whole = (transition(any_process, *ends) for ends in ((s, r), (r, t), (s, t)))
     np.testing.assert_allclose(second.scale * first.scale, whole.scale, rtol=1e-12)
     np.testing.assert_allclose(second.scale**2 * first.variance + second.variance, whole.variance, rtol=1e-10)
 
 
 def test_the_variance_of_a_short_transition_is_the_diffusion_times_its_length(any_process, x64):
-    t, step = jnp.asarray(0.3505), 1e-6
+    t, step = jnp.full(7, 0.3505), 1e-6
     variance = transition(any_process, t - step / 2, t + step / 2).variance
     np.testing.assert_allclose(variance / step, sde(any_process, t).squared_diffusion, rtol=1e-4)
 
 
 def test_the_posterior_is_that_of_two_gaussians(any_process, x64):
     """Bayes: precisions add, and so do means times precisions."""
-    s, t = jnp.array([0.02, 0.3, 0.5]), jnp.array([0.021, 0.9, 0.999])
+    s, t = jnp.array([0.02, 0.3, 0.5, 0.5, 0.6, 0.7, 0.9]), jnp.array([0.021, 0.9, 0.999, 0.51, 0.65, 0.95, 0.92])
     step, back = transition(any_process, s, t), posterior(any_process, s, t)
     precision = 1 / any_process.sigma(s) ** 2 + step.scale**2 / step.variance
     np.testing.assert_allclose(back.variance * precision, 1, rtol=1e-9)

@@ -177,37 +177,54 @@ every_density_of_noise = pytest.mark.parametrize("times", OF_NOISE, ids=str)
 by_process = pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda p: type(p).__name__)
 
 
+@functools.cache
+def curves_of_noise(times, process):
+    """Of u between 0 and 1: t = quantile(u), quantile'(u), density(t), -log-SNR(t) and its slope; u as `parts` are."""
+
+    @jax.jit
+    def evaluate(u):
+        t, slope = jax.jvp(lambda u: times.quantile(u, process), (u,), (jnp.ones_like(u),))
+        level, pace = jax.jvp(lambda t: -log_snr(process, t), (t,), (jnp.ones_like(t),))
+        return t, slope, times.density(t, process), level, pace
+
+    parts = [U, np.random.default_rng(0).uniform(size=4_000), np.linspace(1e-9, 1 - 1e-9, 4_001)]
+    cuts = np.cumsum([len(part) for part in parts])[:-1]
+    return list(zip(*(np.split(np.asarray(curve), cuts) for curve in evaluate(np.concatenate(parts))), strict=True))
+
+
 @by_process
 @every_density_of_noise
 def test_a_density_of_noise_is_one_over_the_slope_of_its_quantile(times, process, x64):
-    t, slope = jax.jit(lambda u: jax.jvp(lambda u: times.quantile(u, process), (u,), (jnp.ones_like(u),)))(U)
-    np.testing.assert_allclose(times.density(t, process) * slope, 1, rtol=1e-7)
+    _, slope, density, _, _ = curves_of_noise(times, process)[0]
+    np.testing.assert_allclose(density * slope, 1, rtol=1e-7)
 
 
 @by_process
 @every_density_of_noise
 def test_drawn_times_pass_kolmogorov_smirnov_against_the_integral_of_the_density(times, process, x64):
-    t = np.asarray(jax.jit(lambda u: times.quantile(u, process))(np.random.default_rng(0).uniform(size=4_000)))
+    _, (t, *_, level_of_t, _), (_, _, density, level, pace) = curves_of_noise(times, process)
     # The integral over log-SNR, in which all of these are smooth on every process.
-    knots = np.asarray(jax.jit(lambda u: times.quantile(u, process))(np.linspace(1e-9, 1 - 1e-9, 4_001)))
-    level = -np.asarray(log_snr(process, knots))
-    slope = np.asarray(jax.vmap(jax.grad(lambda t: -log_snr(process, t)))(knots))
-    density = np.asarray(times.density(knots, process)) / slope
+    density = density / pace
     cumulated = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(level))])
     np.testing.assert_allclose(cumulated[-1], 1, atol=2e-3)
-    assert kstest(t, lambda t: np.interp(-log_snr(process, jnp.asarray(t)), level, cumulated)).pvalue > 0.01
+    assert kstest(np.interp(level_of_t, level, cumulated), "uniform").pvalue > 0.01
 
 
 def test_the_noise_of_a_log_normal_is_that_of_edm_under_any_process():
     u = np.random.default_rng(0).uniform(size=4_000).astype(np.float32)
-    for process in (RectifiedFlow(), Trigonometric(), EDM()):
-        noise = -log_snr(process, jax.jit(lambda u, process=process: LogNormal().quantile(u, process))(u))
+
+    @jax.jit
+    def noises(u):
+        return [-log_snr(p, LogNormal().quantile(u, p)) for p in (RectifiedFlow(), Trigonometric(), EDM())]
+
+    for noise in noises(u):
         assert kstest(np.float64(noise), norm(-1.2, 1.2).cdf).pvalue > 0.01
 
 
 def test_a_log_normal_is_cut_where_a_process_has_no_noise_left_or_no_more():
     process = VE(sigma_min=0.2, sigma_max=0.4)
-    noise = np.exp(-log_snr(process, LogNormal().quantile(jnp.linspace(0.001, 0.999, 99), process)))
+    u = jnp.linspace(0.001, 0.999, 99)
+    noise = jax.jit(lambda u: jnp.exp(-log_snr(process, LogNormal().quantile(u, process))))(u)
     assert (noise > 0.2).all() and (noise < 0.4).all() and (np.diff(noise) > 0).all()
 
 

@@ -49,19 +49,16 @@ def test_a_config_takes_every_weighting_by_name():
 def test_a_weighted_loss_is_the_same_whatever_the_network_predicts(process):
     """Networks that mean the same (x_0, eps) in other words have the same loss, by every weighting."""
     x_0, eps, wrong = np.random.default_rng(0).normal(size=(3, 7, 4))
+    x_0, eps, wrong, t = map(jnp.asarray, (x_0, eps, wrong, T))
+    x_t = noised(process, x_0, eps, t)
+    implied = (x_t - process.alpha(t)[:, None] * wrong) / process.sigma(t)[:, None]
 
-    @jax.jit
-    def losses(x_0, eps, wrong, t):
-        x_t = noised(process, x_0, eps, t)
-        implied = (x_t - process.alpha(t)[:, None] * wrong) / process.sigma(t)[:, None]
+    def loss(prediction, weighting):
+        output = prediction.target(process, wrong, implied, t)
+        return denoising_loss(lambda x, t: output, process, prediction, x_0, eps, t, weighting)
 
-        def loss(prediction, weighting):
-            output = prediction.target(process, wrong, implied, t)
-            return denoising_loss(lambda x, t: output, process, prediction, x_0, eps, t, weighting)
-
-        return [jnp.stack([loss(prediction, weighting) for prediction in PREDICTIONS]) for weighting in WEIGHTINGS]
-
-    for of_each in losses(x_0, eps, wrong, T):
+    for weighting in WEIGHTINGS:
+        of_each = np.stack([loss(prediction, weighting) for prediction in PREDICTIONS])
         np.testing.assert_allclose(of_each, np.broadcast_to(of_each[0], of_each.shape), rtol=1e-7)
 
 

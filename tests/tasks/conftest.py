@@ -16,7 +16,7 @@ from genjax.training.task import Train
 @pytest.fixture(scope="session")
 def task():
     return Denoising(
-        model=MMDiT(channels=1, depth=2, num_heads=2, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
+        model=MMDiT(channels=1, depth=1, num_heads=2, head_dim=8, pos_embed_max_size=8, pos_embed_base_size=4),
         condition=Text(ByteEncoder(max_length=24, width=16, pooled_width=16)),
         sampler=Sampler(steps=3, guidance=2.0, grid=ShiftedTimes(1.0)),
         train=Train(batch_size=4),

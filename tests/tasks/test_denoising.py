@@ -80,15 +80,15 @@ def test_a_dropped_caption_is_the_empty_one(task, parts, loss_at):
 
 
 def test_a_sample_does_not_depend_on_its_batch(task, params):
-    prompts = [f"a handwritten {name}" for name in task.data.class_names]
-    prompts = [prompts[i % 10] for i in range(16)]
+    prompts = [f"a handwritten {name}" for name in task.data.class_names[:7]]
+    prompts = [prompts[i % 7] for i in range(8)]
     together = task.sample(params, prompts, seed=5)
-    in_parts = task.sample(params, prompts, seed=5, batch_size=6)
+    in_parts = task.sample(params, prompts, seed=5, batch_size=3)
     one_by_one = task.sample(params, prompts, seed=5, batch_size=1)
-    assert together.shape == (16, 8, 8, 1)
+    assert together.shape == (8, 8, 8, 1)
     np.testing.assert_allclose(together, in_parts, atol=1e-5)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
-    assert np.abs(together[0] - together[10]).max() > 0.1  # the same prompt, other noise
+    assert np.abs(together[0] - together[7]).max() > 0.1  # the same prompt, other noise
 
 
 def test_a_sample_does_not_depend_on_how_its_network_is_divided(task, params):
@@ -96,10 +96,11 @@ def test_a_sample_does_not_depend_on_how_its_network_is_divided(task, params):
     mesh = Mesh(data=1, fsdp=2, tensor=2).build()
     shardings = state_shardings(mesh, jax.eval_shape(task.init, jax.random.key(0)).trained, whole_below=1)
     divided = jax.device_put(params, shardings)
+    prompts = [f"a handwritten {name}" for name in task.data.class_names[:8]]
+    alone = task.sample(params, prompts, seed=5)
     for number in (8, 7):
-        prompts = [f"a handwritten {name}" for name in task.data.class_names[:number]]
-        alone = task.sample(params, prompts, seed=5)
-        np.testing.assert_allclose(task.sample(divided, prompts, seed=5), alone, rtol=0, atol=1e-5)
+        drawn = task.sample(divided, prompts[:number], seed=5)
+        np.testing.assert_allclose(drawn, alone[:number], rtol=0, atol=1e-5)
 
 
 def test_a_sampler_compiles_once(task, params):
@@ -113,7 +114,7 @@ def test_a_sampler_compiles_once(task, params):
 
 def test_guidance_one_is_the_conditional_prediction_at_half_the_cost(task, params):
     free, nearly = (replace(task.sampler, guidance=w) for w in (1.0, 1.0 + 1e-6))
-    a, b = (task.sample(params, ["seven", "one"], seed=0, sampler=s) for s in (free, nearly))
+    a, b = (task.sample(params, ["seven", "one", "two"], seed=0, sampler=s) for s in (free, nearly))
     np.testing.assert_allclose(a, b, atol=1e-4)
     assert (free.evaluations, nearly.evaluations) == (3, 6)
     assert replace(nearly, solver=Heun()).evaluations == 12
@@ -149,9 +150,9 @@ def test_the_validation_loss_is_fixed_and_named_by_time(task, parts):
 def test_samples_are_not_clipped_where_they_are_latents(task, params):
     """Pixels lie in [-1, 1], latents do not; clipping is a matter of showing pictures."""
     large = jax.tree.map(lambda leaf: 3 * leaf, params)
-    latents = replace(task, space=Latents()).sample(large, ["seven"] * 4, seed=0)
+    latents = replace(task, space=Latents()).sample(large, ["seven"] * 3, seed=0)
     assert np.abs(latents).max() > 1
-    np.testing.assert_allclose(task.sample(large, ["seven"] * 4, seed=0), np.clip(latents, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(task.sample(large, ["seven"] * 3, seed=0), np.clip(latents, -1, 1), atol=1e-5)
 
 
 def test_captions_name_the_classes_in_order(task):

@@ -18,7 +18,7 @@ def test_the_error_falls_with_the_declared_power_of_the_step(eta, process, x64):
     assert problems.observed_order(DDIM(eta), process) == pytest.approx(1, abs=0.15)
 
 
-def test_given_the_data_every_share_of_noise_has_the_marginals_of_the_process(any_process, x64):
+def test_given_the_data_every_share_of_noise_has_the_marginals_of_the_process(any_process, x64, stepwise):
     """Song, Meng and Ermon 2021, lemma 1; and a share of all is the posterior."""
     t, t_next = jnp.float64(0.7), jnp.float64(0.4)
     x_0, eps = 0.3, np.linspace(-2, 2, 5)

@@ -33,7 +33,7 @@ def test_on_a_whole_path_the_two_step_method_is_of_second_order_but_for_a_logari
 
 
 @every_solver
-def test_data_in_one_point_is_reached_exactly_in_any_steps(solver, process):
+def test_data_in_one_point_is_reached_exactly_in_any_steps(solver, process, stepwise):
     point, eps = 0.3, np.linspace(-2, 2, 5, dtype=np.float32)
     times = np.array([0.95, 0.9, 0.35, 0.3, 0.0])
     path = [process.alpha(t) * point + process.sigma(t) * eps for t in jnp.asarray(times, jnp.float32)]
@@ -43,7 +43,7 @@ def test_data_in_one_point_is_reached_exactly_in_any_steps(solver, process):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_estimates_that_are_polynomials_in_the_log_snr_are_integrated_exactly_up_to_the_order(degree, x64):
+def test_estimates_that_are_polynomials_in_the_log_snr_are_integrated_exactly_up_to_the_order(degree, x64, stepwise):
     """A solver of order n that has had its first steps is exact for degree n - 1 (Lu et al. 2022, section 4)."""
     process, times = VP(), np.array([0.9, 0.7, 0.6, 0.45, 0.4])
 

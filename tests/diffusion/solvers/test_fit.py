@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from genjax.config.kinds import kinds
-from genjax.diffusion.predictions import X0, Eps, LearnedVariance, Preconditioned, Prediction, Score, V, Velocity
+from genjax.diffusion.predictions import (
+    X0,
+    Denoised,
+    Eps,
+    LearnedVariance,
+    Preconditioned,
+    Prediction,
+    Score,
+    V,
+    Velocity,
+)
 from genjax.diffusion.process import RectifiedFlow
 from genjax.diffusion.processes import EDM, VE, VP, CosineVP, SubVP, Trigonometric
 from genjax.diffusion.solvers import (
@@ -60,7 +70,7 @@ def test_what_fits_a_whole_path():
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), EDM()], ids=lambda process: type(process).__name__)
-def test_what_fits_gives_finite_samples(process):
+def test_what_fits_gives_finite_samples(process, stepwise):
     z = np.linspace(-2, 2, 5, dtype=np.float32)
     for solver in SOLVERS:
         if not unmet(solver, process):
@@ -142,21 +152,23 @@ def test_a_prediction_that_is_undefined_on_the_path_is_told_with_those_that_are_
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
-@pytest.mark.parametrize("prediction", [X0(), Eps(), V()], ids=str)
-def test_a_prediction_and_a_solver_that_pass_give_numbers_and_those_refused_do_not(prediction, solver, process):
-    """At the ends of a whole path, where any are undefined."""
+def test_a_prediction_and_a_solver_that_pass_give_numbers_and_those_refused_do_not(solver, process, stepwise):
+    """At the ends of a whole path, where any are undefined; of three predictions, each of a row of its own."""
     if unmet(solver, process):
         return
-    times = np.array([1.0, 0.5, 0.0])
+    times, predictions = np.array([1.0, 0.5, 0.0]), [X0(), Eps(), V()]
 
     def denoiser(x, t):
-        return prediction.denoised(process, 0.3 * x, x, t)
+        rows = [(p, x[i : i + 1], t[i : i + 1]) for i, p in enumerate(predictions)]
+        hubs = [prediction.denoised(process, 0.3 * row, row, time) for prediction, row, time in rows]
+        return Denoised(jnp.concatenate([hub.x_0 for hub in hubs]), jnp.concatenate([hub.eps for hub in hubs]))
 
-    x = process.sigma(jnp.float32(1)) * jnp.array([[0.4, -1.0]])
-    finite = np.isfinite(integrate(solver, process, denoiser, x, times, keys=row_keys(0, jnp.arange(1)))).all()
-    try:
-        check_prediction(prediction, process, times, evaluates_last=solver.evaluates_last)
-    except InputError:
-        assert not finite or prediction == Eps()  # whose x_0 a solver may make no use of
-    else:
-        assert finite
+    x = process.sigma(jnp.float32(1)) * jnp.array([[0.4, -1.0]]).repeat(3, axis=0)
+    x = np.asarray(integrate(solver, process, denoiser, x, times, keys=row_keys(0, jnp.arange(3))))
+    for prediction, finite in zip(predictions, np.isfinite(x).all(axis=1), strict=True):
+        try:
+            check_prediction(prediction, process, times, evaluates_last=solver.evaluates_last)
+        except InputError:
+            assert not finite or prediction == Eps()  # whose x_0 a solver may make no use of
+        else:
+            assert finite, prediction
