@@ -162,7 +162,7 @@ class ShowClasses:
         eps = _noise(task, row_keys(self.seed, jnp.arange(number)))
         t = jnp.full(number, self.t)
         x_t = noised(task.process, rows["image"], eps, t)
-        taken = np.asarray(jax.jit(task.logits)(parts.trained, x_t, t).argmax(axis=1))
+        taken = np.asarray(by_rows(jax.jit(task.logits), parts.trained, x_t, t).argmax(axis=1))
         right = int((taken == rows["label"]).sum())
         said = f"{number} held-out images at t = {self.t:g}, of which {right} are taken for what they are"
         yield Images(np.asarray(x_t), [task.data.class_names[i] for i in taken], said=said)
