@@ -181,7 +181,7 @@ def test_preconditioning_sees_a_process_as_data_with_noise(x64, x_0_and_eps):
 
 
 def test_preconditioned_inputs_are_finite_at_both_ends_of_a_path(any_process):
-    seen = Preconditioned().inputs(any_process, jnp.ones((2, 3)), jnp.array([0.0, 1.0]))
+    seen = Preconditioned().inputs(any_process, jnp.ones((7, 2, 3)), jnp.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]))
     assert np.isfinite(seen.x).all() and np.isfinite(seen.t).all()
     assert (np.abs(seen.t) <= 5).all()
 

@@ -40,11 +40,12 @@ def test_the_denoised_pair_makes_up_x_t_and_its_noise_is_the_score(target, any_p
 def test_the_density_of_noised_data_is_that_of_its_samples(target, x64):
     """Its Fourier transform, at a few frequencies, is the mean of theirs."""
     process, t, count = VP(), 0.4, 40_000
-    x_0 = np.asarray(target.sample(row_keys(0, jnp.arange(count))))
+    x_0 = np.asarray(jax.jit(target.sample)(row_keys(0, jnp.arange(count))))
     x_t = noised(process, x_0, np.random.default_rng(0).normal(size=x_0.shape), jnp.full(count, t))
     axis = np.linspace(-8, 8, 161)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    density = np.exp(target.log_density(process, jnp.asarray(grid), jnp.full(len(grid), t))) * (axis[1] - axis[0]) ** 2
+    log_density = jax.jit(lambda x: target.log_density(process, x, jnp.full(len(x), t)))(grid)
+    density = np.exp(log_density) * (axis[1] - axis[0]) ** 2
     np.testing.assert_allclose(density.sum(), 1, rtol=1e-10)
     for frequency in ([1.0, 0.0], [0.5, -1.0], [0.3, 2.0]):
         ours, theirs = (density * np.exp(1j * grid @ frequency)).sum(), np.exp(1j * x_t @ np.array(frequency)).mean()
@@ -53,7 +54,7 @@ def test_the_density_of_noised_data_is_that_of_its_samples(target, x64):
 
 @every_target
 def test_samples_have_the_mean_and_the_covariance_of_the_target(target):
-    x = np.float64(target.sample(row_keys(0, jnp.arange(40_000))))
+    x = np.float64(jax.jit(target.sample)(row_keys(0, jnp.arange(40_000))))
     np.testing.assert_allclose(x.mean(axis=0), target.mean(), atol=0.03)
     np.testing.assert_allclose(np.cov(x.T), target.covariance(), atol=0.03)
 

@@ -12,7 +12,7 @@ from genjax.errors import InputError
 from tests.diffusion.solvers import problems
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("process", [RectifiedFlow(), VP(), VE()], ids=lambda process: type(process).__name__)
 def test_the_error_falls_with_the_declared_power_of_the_step(eta, process, x64):
     assert problems.observed_order(DDIM(eta), process) == pytest.approx(1, abs=0.15)

@@ -18,7 +18,9 @@ every_solver = pytest.mark.parametrize("solver", ODE, ids=lambda solver: type(so
 
 
 @pytest.mark.parametrize("solver", [*ODE, DPMppSDE2M(), DPMppSDE2M(0.5)], ids=str)
-@pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize(
+    "process", [RectifiedFlow(), pytest.param(VP(), marks=pytest.mark.slow), EDM()], ids=lambda p: type(p).__name__
+)
 def test_the_error_falls_with_the_declared_power_of_the_step(solver, process, x64):
     assert problems.observed_order(solver, process) == pytest.approx(solver.order, abs=0.15)
 

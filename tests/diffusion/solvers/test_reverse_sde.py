@@ -21,7 +21,11 @@ COUNT = 5_000
 @pytest.mark.parametrize(
     "solver", SOLVERS, ids=lambda solver: f"{type(solver).__name__}{getattr(solver, 'variance', '')}"
 )
-@pytest.mark.parametrize("process", [RectifiedFlow(), VP(), SubVP(), VE()], ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize(
+    "process",
+    [RectifiedFlow(), VP(), pytest.param(SubVP(), marks=pytest.mark.slow), VE()],
+    ids=lambda p: type(p).__name__,
+)
 def test_the_error_of_mean_and_variance_falls_with_the_declared_power_of_the_step(solver, process, x64):
     assert problems.observed_order(solver, process) == pytest.approx(1, abs=0.15)
 

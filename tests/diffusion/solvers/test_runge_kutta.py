@@ -13,13 +13,19 @@ every_solver = pytest.mark.parametrize("solver", [Euler(), Heun(), RK4()], ids=l
 
 
 @every_solver
-@pytest.mark.parametrize("process", [RectifiedFlow(), VP(), VE()], ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize(
+    "process", [RectifiedFlow(), pytest.param(VP(), marks=pytest.mark.slow), VE()], ids=lambda p: type(p).__name__
+)
 def test_the_error_falls_with_the_declared_power_of_the_step(solver, process, x64):
     assert problems.observed_order(solver, process, (32, 64)) == pytest.approx(solver.order, abs=0.15)
 
 
 @every_solver
-@pytest.mark.parametrize("process", [RectifiedFlow(), SubVP(), Trigonometric()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "process",
+    [RectifiedFlow(), SubVP(), pytest.param(Trigonometric(), marks=pytest.mark.slow)],
+    ids=lambda p: type(p).__name__,
+)
 def test_it_does_so_on_a_whole_path_too_where_velocities_are_finite(solver, process, x64):
     errors = [problems.whole_error(solver, process, np.linspace(1, 0, n + 1)) for n in (128, 256)]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.2)
