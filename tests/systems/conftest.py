@@ -67,8 +67,10 @@ def _systems() -> list[System]:
 SYSTEMS = _systems()
 QUICK = ("sd3-nano",)
 """Of kinds with several config files, the one that compiles soonest."""
-STANDS_FOR = {system.kind: system for system in sorted(reversed(SYSTEMS), key=lambda each: each.name in QUICK)}
+STANDS_FOR: dict[type, System] = {}
 """The system of each kind that stands for the others."""
+for each in sorted(SYSTEMS, key=lambda system: system.name not in QUICK):
+    STANDS_FOR.setdefault(each.kind, each)
 
 
 def pytest_generate_tests(metafunc):
