@@ -94,7 +94,7 @@ def test_datasets_of_images_say_that_they_give_image_examples_their_shape_and_th
 
 
 def test_a_field_of_data_takes_the_datasets_whose_records_it_is_declared_with():
-    images = {"Digits", "Emoji", "Idx", "ImageFolder", "Images", "Npz", "WebDataset"}
+    images = {"Couples", "Digits", "Emoji", "Idx", "ImageFolder", "Images", "Npz", "WebDataset"}
     densities = {"Checkerboard", "EightGaussians", "Pinwheel", "Rings", "TwentyFiveGaussians", "TwoMoons"}
     assert set(kinds(LabelledImages)) == images and set(kinds(Texts)) == {"Text"}
     assert set(kinds(Densities)) == densities and set(kinds(Dataset)) == images | densities | {"Text"}

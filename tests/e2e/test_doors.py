@@ -109,7 +109,7 @@ TRAINING = {
     "no data at the path": ((SD3, "--data.path", "/no/such/folder"), "/no/such/folder"),
     "missing data path": (("configs/sd3.py:medium",), r"data\.path"),
     "absent data path": (("configs/sd3.py:medium", "--data.path", "/no/such/file.npz"), "/no/such/file.npz"),
-    "data of another kind": ((SD3, "--data", "Text"), "--data takes one of Digits.*, not 'Text'"),
+    "data of another kind": ((SD3, "--data", "Text"), "--data takes one of Couples, Digits.*, not 'Text'"),
     "unwritable directory": ((SD3, "--workdir", "/proc/genjax"), "/proc/genjax.*written"),
     "a file as directory": ((SD3, "--workdir", "README.md"), "README.md"),
     "a folder of other files": ((SD3, "--workdir", "docs"), "docs holds files but no config.json"),

@@ -87,7 +87,7 @@ PUBLISHED = {
 """Millions of parameters in the papers (DDPM, appendix B; ADM, table 12) and the counts of diffusers 0.42.1."""
 
 
-LARGE = ("ddpm-256", "adm-128", "adm-256")
+LARGE = ("ddpm-256", "adm-64", "adm-128", "adm-256")
 """To go through all their layers takes seconds."""
 
 

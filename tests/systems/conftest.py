@@ -1,6 +1,6 @@
 """What the laws of all systems run on: every variant of every config file that offers a small size, trained once.
 
-By default one system of each kind of task stands for the others, which are marked `slow`: CI runs them all.
+By default two of them stand for all: the others are marked `slow`, and CI runs them.
 """
 
 import importlib.util
@@ -30,8 +30,6 @@ class System:
     file: Path
     variant: str
     words: dict[str, str]
-    kind: type
-    """Of its task."""
 
     @property
     def name(self) -> str:
@@ -59,23 +57,18 @@ def _systems() -> list[System]:
         spec = importlib.util.spec_from_file_location(f"smoke_{file.stem}", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        for variant, words in module.SMOKE.items():
-            found.append(System(file, variant, words, type(module.VARIANTS[variant]())))
+        found += [System(file, variant, words) for variant, words in module.SMOKE.items()]
     return found
 
 
 SYSTEMS = _systems()
-QUICK = ("sd3-nano",)
-"""Of kinds with several config files, the one that compiles soonest."""
-STANDS_FOR: dict[type, System] = {}
-"""The system of each kind that stands for the others."""
-for each in sorted(SYSTEMS, key=lambda system: system.name not in QUICK):
-    STANDS_FOR.setdefault(each.kind, each)
+STAND_FOR_ALL = ("gan-toy", "lm-nano")
+"""Two players with states of their own, and one with a cache; both compile in seconds."""
 
 
 def pytest_generate_tests(metafunc):
     if "system" in metafunc.fixturenames:
-        marks = {system.name: () if STANDS_FOR[system.kind] is system else pytest.mark.slow for system in SYSTEMS}
+        marks = {system.name: () if system.name in STAND_FOR_ALL else pytest.mark.slow for system in SYSTEMS}
         every = [pytest.param(system, id=system.name, marks=marks[system.name]) for system in SYSTEMS]
         metafunc.parametrize("system", every, scope="module")
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax import config
 from genjax.data import Digits, Npz
 from genjax.diffusion.grids import KarrasSigmas
 from genjax.diffusion.predictions import Preconditioned
@@ -15,11 +14,14 @@ from genjax.diffusion.process import RectifiedFlow, noised
 from genjax.diffusion.processes import EDM
 from genjax.diffusion.solvers import EDMHeun
 from genjax.errors import InputError
+from genjax.interop.trees import write_tree
+from genjax.models.noisy_classifier import NoisyClassifier
+from genjax.parallel.rules import unbox
+from genjax.runs.directory import open_run
 from genjax.tasks.conditions import Nothing
 from genjax.tasks.denoising import Denoising, Sampler
 from genjax.tasks.noisy_classification import TIMES, Guide, NoisyClassification
 from genjax.tasks.spaces import Latents
-from genjax.training.loop import fit
 from genjax.training.task import Train
 from tests.tasks.networks import Sided, Silent
 
@@ -154,9 +156,11 @@ def test_a_classifier_of_other_noise_or_classes_is_refused(changes, sentence):
 
 def test_at_the_door_a_run_of_a_classifier_leads_samples_to_the_class_that_is_wanted(tmp_path):
     """In turn where none is named; what is no such run, or no such class, is refused before weights are read."""
-    small = Train(steps=1, batch_size=4, data_threads=0)
-    model = config.load("configs/classifier.py")[0].model.clone(widths=(4,), attention_levels=(), groups=2)
-    fit(NoisyClassification(model=model, process=EDM(), data=Digits(), train=small), tmp_path / "classifier")
+    model = NoisyClassifier(widths=(4,), attention_levels=(), groups=2)
+    classification = NoisyClassification(model=model, process=EDM(), data=Digits())
+    open_run(tmp_path / "classifier", classification)
+    fresh = unbox(jax.jit(classification.init)(jax.random.key(0))).trained
+    write_tree(tmp_path / "classifier" / "model.safetensors", fresh)
     asked = replace(DENOISING.request("sample"), num=3, steps=2, classifier=str(tmp_path / "classifier"))
     asked.check(DENOISING)
     parts = DENOISING.init(jax.random.key(0))

@@ -62,6 +62,7 @@ def made(tmp_path, monkeypatch):
     return tmp_path / "made"
 
 
+@pytest.mark.slow
 def test_a_stale_run_that_begins_as_it_did_is_renewed_and_another_is_not(made, graph):
     assert shipped.changes(made, graph)
     shipped.repeat(made, graph)

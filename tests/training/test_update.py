@@ -55,7 +55,7 @@ def alone():
 
 
 @pytest.mark.parametrize("task", [REGRESSION, Game()], ids=["regression", "game"])
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("algorithm", ["psum", "ring"])
 def test_the_number_of_devices_changes_nothing(alone, task, devices, algorithm):
     """Parameters, averages, moments, variables and metrics."""
@@ -63,7 +63,10 @@ def test_the_number_of_devices_changes_nothing(alone, task, devices, algorithm):
 
 
 @pytest.mark.parametrize("task", [REGRESSION, Game()], ids=["regression", "game"])
-@pytest.mark.parametrize(("devices", "micro_batches"), [(1, 2), (1, 8), (2, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("devices", "micro_batches"),
+    [(1, 8), (2, 4), *(pytest.param(*way, marks=pytest.mark.slow) for way in ((1, 2), (4, 2)))],
+)
 def test_the_number_of_micro_batches_changes_nothing(alone, task, devices, micro_batches):
     split = with_train(replace(task, mesh=Mesh(data=devices)), accumulate=micro_batches)
     assert_close(alone[type(task)], trained(split)[:2])
