@@ -41,7 +41,7 @@ def learned_variance() -> Denoising:
         task,
         model=task.model.clone(learned_variance=True),
         process=DDPM("cosine"),
-        prediction=LearnedVariance(),
+        prediction=LearnedVariance(levels=17),
         sampler=replace(task.sampler, solver=Ancestral(variance="learned")),
     )
 

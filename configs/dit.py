@@ -33,7 +33,7 @@ def nano() -> Denoising:
         ),
         condition=Label(),
         process=DDPM("cosine"),
-        prediction=LearnedVariance(),
+        prediction=LearnedVariance(levels=17),
         times=ChainSteps(),
         sampler=Sampler(solver=DDIM(), steps=50, guidance=1.5, grid=ChainTimes()),
         data=Digits(),

@@ -5,7 +5,7 @@ reflow   the same from pairs of noise and samples that a trained run of `digits`
 
     python train.py --config configs/rectified_flow.py --workdir runs/flow
     python sample.py --workdir runs/flow --couples True --num 20000 --out out/couples
-    python train.py --config configs/rectified_flow.py:reflow --train.start runs/flow \
+    python train.py --config configs/rectified_flow.py:reflow --train.start.path runs/flow \
         --data.path out/couples/couples.npz
 """
 

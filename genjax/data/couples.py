@@ -42,8 +42,8 @@ class Couples:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
-        return self._arrays["images"].shape[1:]
+        """(H, W, C) of every image: that of the real ones."""
+        return self.of.image_shape
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,15 +68,18 @@ class Couples:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in NAMES}
-        except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{self.path}: it is not {EXPECTED} ({error}).") from None
         images, noise, labels = (arrays[name] for name in NAMES)
-        if images.ndim != 4 or images.shape != noise.shape or labels.shape != images.shape[:1]:
+        if images.shape[1:] != self.image_shape or images.shape != noise.shape or labels.shape != images.shape[:1]:
+            shape = ", ".join(map(str, self.image_shape))
             raise InputError(
-                f"{self.path}: images and noise are of one shape (N, H, W, C), with a label for each, not"
+                f"{self.path}: images and noise are of one shape (N, {shape}), with a label for each, not"
                 f" {images.shape}, {noise.shape} and {labels.shape}."
             )
-        if labels.size and not -1 <= labels.min() <= labels.max() < max(len(self.class_names), 1):
+        if not (np.isfinite(images).all() and np.isfinite(noise).all()):
+            raise InputError(f"{self.path}: images or noise have values that are not finite.")
+        if labels.size and not -1 <= labels.min() <= labels.max() < len(self.class_names):
             raise InputError(f"{self.path}: labels are those of {len(self.class_names)} classes, or -1.")
         for array in arrays.values():
             array.setflags(write=False)

@@ -67,6 +67,9 @@ class LabelledImages(Dataset[ImageExample], Protocol):
     def class_names(self) -> tuple[str, ...]:
         """Name of each label; empty when there are no classes."""
 
+    # One that was made of other data says so: `of`, what it was made of. One whose pixels do not take the 256 levels of
+    # a byte says how many they take: `levels`, None where they are any numbers.
+
 
 def real(data: LabelledImages) -> LabelledImages:
     """The images that samples are judged by: those that `data` was made `of`, where it was, or `data` itself."""

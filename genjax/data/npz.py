@@ -38,6 +38,11 @@ class Npz:
         """(H, W, C) of every image."""
         return self._arrays["images"].shape[1:]
 
+    @property
+    def levels(self) -> int | None:
+        """How many values a pixel takes, evenly from -1 to 1; None where they are numbers of any kind."""
+        return 256 if self._arrays["images"].dtype == np.uint8 else None
+
     def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split."""
         images, captions, labels = (self._arrays[name] for name in ("images", "captions", "labels"))

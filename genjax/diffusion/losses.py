@@ -51,7 +51,7 @@ def denoising_loss(
         denoised = prediction.denoised(process, fixed_mean, x_t, t)
         # A step that ends nearer to the data than half of one ends there: its KL would be as large as it likes.
         before = jnp.where(t < 1.5 / prediction.steps, 0, t - 1 / prediction.steps)
-        bound = step_bound(process, denoised, x_0, x_t, before, t)
+        bound = step_bound(process, denoised, x_0, x_t, before, t, levels=prediction.levels)
         loss = loss + prediction.vlb_weight * prediction.steps * bound
     return loss
 

@@ -234,8 +234,12 @@ class LearnedVariance:
     steps: int = 1000
     """Number of steps of the chain whose bound it is, at least 2: one goes from t to t - 1 / steps. (The step to the
     data takes the variance of the one before, and a chain of one step has none.)"""
+    levels: int = 256
+    """How many values a pixel takes, evenly from -1 to 1: of them the bound is."""
 
     def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise InputError(f"levels of LearnedVariance is at least 2, not {self.levels}")
         if not 0 <= self.vlb_weight < math.inf:
             raise InputError(f"vlb_weight of LearnedVariance is 0 or more, not {self.vlb_weight}")
         if self.steps < 2:

@@ -2,10 +2,11 @@
 
 import numpy as np
 from jaxtyping import Float, Num
+from scipy.spatial.distance import pdist
 
 from genjax.errors import InputError
 
-__all__ = ["nearest_distances"]
+__all__ = ["nearest_distances", "spread"]
 
 BLOCK = 1024
 """Queries compared at a time: memory is BLOCK x M."""
@@ -31,3 +32,16 @@ def nearest_distances(queries: Num[np.ndarray, "N D"], references: Num[np.ndarra
         nearest = np.argmin(halves - block @ references.T, axis=1)
         distances[start : start + BLOCK] = np.linalg.norm(block - references[nearest], axis=1)
     return distances
+
+
+def spread(points: Num[np.ndarray, "N D"], labels: Num[np.ndarray, " N"] | None = None) -> float:
+    """The mean Euclidean distance of two points, of one class where there are labels: the diversity of samples.
+
+    A class counts as much as it has pairs. Raises InputError where no two points are of one class.
+    """
+    points = np.asarray(points, np.float64)
+    groups = [points] if labels is None else [points[labels == label] for label in np.unique(labels)]
+    distances = np.concatenate([pdist(group) for group in groups])
+    if not len(distances):
+        raise InputError("no two points are of one class, and their spread is a mean over pairs")
+    return float(distances.mean())

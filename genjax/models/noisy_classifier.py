@@ -1,4 +1,4 @@
-"""A classifier of noised images: the U-Net's way down, told the time (Dhariwal and Nichol 2021, arXiv:2105.05233, 4.1).
+"""A classifier of noised images: the U-Net's way down, told the time (Dhariwal and Nichol 2021, arXiv:2105.05233, 4).
 
     c       = MLP(sinusoid(1000 t))                                    it modulates every residual block
     h       = residual blocks, with attention at some levels, sides halved from level to level

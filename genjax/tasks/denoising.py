@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from genjax.data import Images, LabelledImages, in_blocks, real, stacked
+from genjax.data import Images, LabelledImages, in_blocks, readable, real, stacked
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
 from genjax.diffusion.guidance import classifier_free_guidance, classifier_guidance
 from genjax.diffusion.losses import denoising_loss
-from genjax.diffusion.predictions import Prediction, Velocity
+from genjax.diffusion.predictions import Denoised, Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow, noised, prior_std
 from genjax.diffusion.solvers import Euler, Solver, check_fit, check_prediction, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
@@ -114,6 +114,7 @@ class Denoising(Task):
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
         self.condition.check(self.data, self.model)
+        self.coupling.row(next(readable(self.data.source("train"))))
         with placed("sampler", Sampler):
             self.check_sampler(self.sampler)
         try:
@@ -129,8 +130,8 @@ class Denoising(Task):
                 " theirs; a network that learns its variance goes with LearnedVariance"
             )
 
-    def check_sampler(self, sampler: Sampler, start: Start | None = None) -> None:
-        """Raise InputError where samples cannot be drawn so."""
+    def check_sampler(self, sampler: Sampler, start: Start | None = None, rows: int | None = None) -> None:
+        """Raise InputError where samples cannot be drawn so; `rows` is the number of samples, where it is known."""
         if sampler.guidance != 1 and not self.condition.dropout:
             kind = type(self.condition).__name__
             raise InputError(
@@ -145,15 +146,20 @@ class Denoising(Task):
                 raise InputError(
                     f"the image to start from is of shape {shape}, and those of the run are of {self.data.image_shape}"
                 )
+            if rows is not None and len(start.images) not in (1, rows):
+                raise InputError(f"{rows} samples start from one image, or from one each, not from {len(start.images)}")
             if start.inverted:
                 self._check_inversion(sampler.solver, times[::-1])
 
     def _check_inversion(self, solver: Solver, times: Float[np.ndarray, " T"]) -> None:
+        kind = type(solver).__name__
         if solver.stochastic:
-            kind = type(solver).__name__
             raise InputError(f"{kind} draws noise, and an inversion follows the ODE alone: choose Euler, Heun or DDIM")
         check_fit(solver, self.process, times)
         check_prediction(self.prediction, self.process, times, evaluates_last=solver.evaluates_last)
+        tried = integrate(solver, self.process, lambda x, t: Denoised(x / 2, x / 2), jnp.ones((1, 1)), times)
+        if not np.isfinite(tried).all():
+            raise InputError(f"{kind} cannot step away from data without noise: choose Euler, Heun or DDIM")
 
     def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
         x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
@@ -257,9 +263,9 @@ class Denoising(Task):
         than the text encoder takes, and for a sampler, a start or a guide that does not fit.
         """
         sampler = sampler or self.sampler
-        self.check_sampler(sampler, start)
+        self.check_sampler(sampler, start, len(words))
         if guide is not None:
-            guide.task.check_guidance(self.process, real(self.data))
+            guide.task.check_guidance(self.process, self.space, real(self.data))
         rows, index = self.condition.asked(words, self.data), np.arange(len(words))
         times = sampler.times(self.process, self.prediction)
         bound = -(-sampler.steps // STEPS) * STEPS
@@ -368,7 +374,8 @@ def _draw(
             task.process, task.space.to_x_0(images), _per_sample(jax.random.normal, row, images.shape[1:]), times[0]
         )
     else:
-        untold = partial(denoised, denoiser=network, condition=task.encode(trained, null))
+        told = task.encode(trained, null) if task.condition.dropout else condition
+        untold = partial(denoised, denoiser=network, condition=told)
         x = integrate(solver, task.process, untold, task.space.to_x_0(images), rising, steps=steps)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
     x = integrate(solver, task.process, led, x, times, keys=keys, steps=steps, trajectory=trajectory)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from genjax import config
-from genjax.data import decode_whole, existing_path, real
+from genjax.data import decode_whole, real
 from genjax.diffusion.solvers import Solver
 from genjax.errors import InputError
 from genjax.keys import check_seed
@@ -19,7 +20,7 @@ from genjax.runs.parts import Parts
 from genjax.runs.weights import read_weights
 from genjax.tasks.caption_figures import caption_figures
 from genjax.tasks.image_evaluation import image_figures
-from genjax.tasks.likelihood import likelihood_figures
+from genjax.tasks.likelihood import levels, likelihood_figures
 from genjax.tasks.noisy_classification import Guide, NoisyClassification
 from genjax.tasks.spaces import Latents, Pixels
 from genjax.tasks.starts import Start
@@ -63,7 +64,7 @@ class Drawing:
     classifier: str | None = None
     """Run of a classifier of noised images that leads samples to a class (configs/classifier.py)."""
     classifier_scale: float = 1.0
-    """How strongly it leads; 1 is Bayes' rule."""
+    """How strongly it leads; 1 is Bayes' rule for a network that knows no class."""
 
     def classification(self, task: Any) -> tuple[Path, NoisyClassification] | None:
         """The run of the classifier, if there is one. Raises InputError where it does not fit."""
@@ -74,7 +75,7 @@ class Drawing:
         if not isinstance(classification, NoisyClassification):
             kind = type(classification).__name__
             raise InputError(f"--classifier is a run of NoisyClassification, and {self.classifier} is one of {kind}")
-        classification.check_guidance(task.process, real(task.data))
+        classification.check_guidance(task.process, task.space, real(task.data))
         return directory, classification
 
     def guide(self, task: Any, labels: Sequence[int]) -> Guide | None:
@@ -133,8 +134,8 @@ class DrawImages(Drawing):
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         if self.image is None and self.inversion:
             raise InputError("--inversion is of an --image, and none is given")
-        if self.couples and self.image is not None:
-            raise InputError("--couples are of noise and samples, and --image starts from no noise")
+        if self.couples:
+            self._check_couples(task)
         task.check_sampler(self.sampler(task), self.start(task))
         self.classes(task)
         self.classification(task)
@@ -150,6 +151,8 @@ class DrawImages(Drawing):
         names = real(task.data).class_names
         if self.wanted is not None and self.wanted not in names:
             raise InputError(f"--wanted is one of {', '.join(names)}, not {self.wanted!r}")
+        if self.wanted is None and self.wish is not None and task.condition.asked_by == "label":
+            return task.condition.asked([self.wish] * self.num, task.data)["label"].tolist()
         return [i % len(names) if self.wanted is None else names.index(self.wanted) for i in range(self.num)]
 
     def words(self, task: Any) -> list[str]:
@@ -163,7 +166,9 @@ class DrawImages(Drawing):
             return None
         if not isinstance(task.space, Pixels):
             raise InputError(f"--image is a picture, and the space of this run is {type(task.space).__name__}")
-        path = existing_path(self.image, "a PNG, JPEG or WebP image")
+        path = Path(self.image)
+        if not path.is_file():
+            raise InputError(f"--image is a PNG, JPEG or WebP file, and there is none at {path}")
         picture = decode_whole(path.read_bytes(), str(path), channels=task.data.image_shape[-1])
         return Start(picture[None], self.strength, self.inversion)
 
@@ -185,9 +190,13 @@ class DrawImages(Drawing):
         )
         if classes:
             words = [real(task.data).class_names[i] for i in classes]
-        told = f"{sampler.steps} steps, guidance {sampler.guidance:g}, {sampler.evaluations} network evaluations each"
+        taken = sampler if start is None else replace(sampler, steps=start.steps(sampler.steps))
+        evaluations = taken.evaluations
+        if start is not None and start.inverted:
+            evaluations += replace(taken, guidance=1.0).evaluations
+        told = f"{sampler.steps} steps, guidance {sampler.guidance:g}, {evaluations} network evaluations each"
         if start is not None:
-            told = f"the last {self.strength:.0%} of {told}, from {self.image}"
+            told = f"the last {taken.steps} of {told}, from {self.image}"
         said = (
             f"{self.num} samples: {type(sampler.solver).__name__}, {told}, seed {self.seed},"
             f" {time.perf_counter() - began:.1f} s with compilation"
@@ -197,11 +206,23 @@ class DrawImages(Drawing):
         if self.trajectory:
             yield Frames(states)
 
+    def _check_couples(self, task: Any) -> None:
+        if self.image is not None or self.classifier is not None or self.trajectory:
+            raise InputError("--couples are of noise and samples alone: not with --image, --classifier or --trajectory")
+        if self.solver.stochastic:
+            kind = type(self.solver).__name__
+            raise InputError(f"--couples are of noise that decides the sample, and {kind} draws more: choose Euler")
+        if task.condition.asked_by == "prompt":
+            raise InputError("--couples have labels, and this run is told texts")
+
     def _couples(self, task: Any, parts: Parts, words: list[str], sampler: Any) -> Output:
-        raw = replace(task, space=Latents())  # as they come, not clipped
+        raw = replace(task, space=Latents()) if isinstance(task.space, Pixels) else task  # as they come, not clipped
         images = raw.sample(parts.trained, words, seed=self.seed, sampler=sampler, batch_size=256)
         labels = task.condition.asked(words, task.data).get("label", np.full(len(words), -1))
-        noise = task.noise(self.seed, len(words), sampler)
+        # The eps with which x_t at the first time is where the sample began.
+        t = jnp.float32(sampler.times(task.process, task.prediction)[0])
+        start, x_0 = task.noise(self.seed, len(words), sampler), np.asarray(raw.space.to_x_0(images))
+        noise = np.asarray((start - task.process.alpha(t) * x_0) / task.process.sigma(t))
         said = f"{len(words)} couples of noise and samples, in {sampler.evaluations} network evaluations each"
         return Arrays("couples", {"images": images, "noise": noise, "labels": labels}, said=said)
 
@@ -259,6 +280,8 @@ class JudgeImages(Drawing):
             raise InputError(f"--likelihood is a number of held-out images, at least 0, not {self.likelihood}")
         if self.likelihood and not isinstance(task.space, Pixels):
             raise InputError(f"--likelihood is of pixels, and the space of this run is {type(task.space).__name__}")
+        if self.likelihood and levels(real(task.data)) is None:
+            raise InputError("--likelihood is of pixels of whole levels, and those of the data are any numbers")
         self.sampler(task)
         self.classification(task)
 
@@ -287,6 +310,8 @@ class JudgeCaptions(Drawing):
     def check(self, task: Any) -> None:
         if self.num < 2 or self.judge_steps < 1:
             raise InputError(f"--num is at least 2 and --judge_steps at least 1, not {self.num} and {self.judge_steps}")
+        if self.classifier is not None:
+            raise InputError("--classifier leads to classes, and the data of this run has none")
         self.sampler(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:

@@ -3,6 +3,7 @@
     conditional accuracy        share of samples that a classifier, trained on the real held-out images alone, takes for
                                 the class that was asked for
     Fréchet distance            of samples to held-out images in raw pixels, beside that of training to held-out images
+    spread                      mean distance of two samples of one class, beside that of held-out images: diversity
     nearest-neighbour distance  mean distance of samples to their nearest training image, beside that of held-out
                                 images; a ratio far below 1 means memorised
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from genjax.data import LabelledImages, readable
 from genjax.metrics.classifier import train_classifier
 from genjax.metrics.frechet import frechet_distance
-from genjax.metrics.neighbours import nearest_distances
+from genjax.metrics.neighbours import nearest_distances, spread
 
 __all__ = ["image_figures", "labelled_images"]
 
@@ -36,6 +37,9 @@ def image_figures(
         classify = train_classifier(*test)
         figures["conditional_accuracy"] = float(np.mean(classify(samples) == labels))
         figures["classifier_accuracy_on_train"] = float(np.mean(classify(train[0]) == train[1]))
+        if len(labels) > len(np.unique(labels)):
+            figures["spread"] = spread(pixels, labels)
+            figures["spread_of_test"] = spread(test_pixels, test[1])
     figures["frechet_distance"] = frechet_distance(pixels, test_pixels)
     figures["frechet_distance_train_to_test"] = frechet_distance(train_pixels, test_pixels)
     nearest, nearest_of_test = (nearest_distances(each, train_pixels).mean() for each in (pixels, test_pixels))

@@ -1,7 +1,7 @@
 """A classifier of noised images, for guidance: p(y | x_t) at every time of a process.
 
 Training minimises E -log p(y | x_t), x_t = alpha x_0 + sigma eps, over images, times and noise (Dhariwal and Nichol
-2021, arXiv:2105.05233, section 4.1). Its gradient moves the score of any denoiser of the same process (`Guide`).
+2021, arXiv:2105.05233, section 4). Its gradient moves the score of any denoiser of the same process (`Guide`).
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ from genjax.models.noisy_classifier import NoisyClassifier
 from genjax.parallel.rules import by_rows
 from genjax.runs.outputs import Door, Images, Numbers, Output, Request
 from genjax.runs.parts import Parts
+from genjax.tasks.spaces import Latents, Pixels, Space
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import Sums, Task
 
@@ -96,8 +97,10 @@ class NoisyClassification(Task):
         figures = {f"validation_accuracy/t={t:.4f}": float(share) for t, share in zip(TIMES, right, strict=True)}
         return figures | {"validation_accuracy": float(right.mean()), "validation_loss": float(loss.mean())}
 
-    def check_guidance(self, process: Process, data: LabelledImages) -> None:
+    def check_guidance(self, process: Process, space: Space, data: LabelledImages) -> None:
         """Raise InputError where it knows other noise, images or classes than the run that it is to guide."""
+        if space not in (Pixels(), Latents()):
+            raise InputError(f"the classifier knows images as the data has them, and the space of this run is {space}")
         if self.process != process:
             raise InputError(f"the classifier knows the noise of {self.process}, and this run has {process}")
         if self.data.image_shape != data.image_shape:
@@ -188,6 +191,6 @@ class Guide(NamedTuple):
     task: NoisyClassification
     trained: PyTree[Array]
     scale: float
-    """1 is Bayes' rule; larger ones exaggerate the class."""
+    """1 is Bayes' rule for a network that knows no class; larger ones exaggerate the class."""
     labels: Int[np.ndarray, " N"]
     """The class of each sample."""

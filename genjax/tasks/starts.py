@@ -18,12 +18,15 @@ class Start(NamedTuple):
     strength: float
     """Share of the steps that are taken, in (0, 1]: 1 begins at the first time of the grid, and leaves the least."""
     inverted: bool = False
-    """Whether the start is where the probability-flow ODE carries the image, told nothing else, and not the image with
-    fresh noise (Song et al. 2021, arXiv:2010.02502, section 5.4)."""
+    """Whether the start is where the probability-flow ODE carries the image, and not the image with fresh noise (Song
+    et al. 2021, arXiv:2010.02502, section 5.4): told nothing, or where the null is never trained on what is wanted."""
 
-    def times(self, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
-        """Those of a whole grid that are left. Raises InputError for a strength that is no share."""
+    def steps(self, steps: int) -> int:
+        """How many of the steps are taken. Raises InputError for a strength that is no share."""
         if not 0 < self.strength <= 1:
             raise InputError(f"strength is a share of the steps, above 0 and at most 1, not {self.strength:g}")
-        steps = len(times) - 1
-        return times[steps - max(1, round(self.strength * steps)) :]
+        return max(1, round(self.strength * steps))
+
+    def times(self, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
+        """Those of a whole grid that are left."""
+        return times[len(times) - 1 - self.steps(len(times) - 1) :]

@@ -46,6 +46,8 @@ def test_samples_are_judged_by_the_images_that_the_system_had_learned_from(tmp_p
     [
         ({"noise": None}, "it is not a couples.npz"),
         ({"noise": NOISE[:, :4]}, "images and noise are of one shape"),
+        ({"images": PICTURES[:, :4], "noise": NOISE[:, :4]}, "of one shape .N, 8, 8, 1."),
+        ({"noise": NOISE * np.inf}, "values that are not finite"),
         ({"labels": LABELS[:3]}, "with a label for each"),
         ({"labels": LABELS + 5}, "labels are those of 10 classes, or -1"),
     ],
@@ -53,6 +55,20 @@ def test_samples_are_judged_by_the_images_that_the_system_had_learned_from(tmp_p
 def test_what_is_no_couples_is_refused(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         written(tmp_path / "couples.npz", **changes).source("train")
+
+
+@pytest.mark.parametrize("contents", [b"", b"no archive"])
+def test_a_file_of_other_contents_is_refused(tmp_path, contents):
+    (tmp_path / "couples.npz").write_bytes(contents)
+    with pytest.raises(InputError, match="it is not a couples.npz"):
+        Couples(path=str(tmp_path / "couples.npz")).source("train")
+    np.save(tmp_path / "array.npy", NOISE)
+    with pytest.raises(InputError, match="it is not a couples.npz"):
+        Couples(path=str(tmp_path / "array.npy")).source("train")
+
+
+def test_a_run_that_has_learned_from_couples_needs_them_no_more():
+    assert Couples(path="gone.npz").image_shape == (8, 8, 1)
 
 
 def test_a_file_that_is_not_there_is_named():

@@ -6,7 +6,7 @@ import scipy.spatial.distance
 
 from genjax.errors import InputError
 from genjax.metrics import neighbours
-from genjax.metrics.neighbours import nearest_distances
+from genjax.metrics.neighbours import nearest_distances, spread
 
 
 def gaussian(n: int, width: int = 5, seed: int = 0) -> np.ndarray:
@@ -40,3 +40,13 @@ def test_integers_do_not_wrap_around():
 def test_bad_input_is_refused_in_a_sentence(unchecked, m, width, sentence):
     with pytest.raises(InputError, match=sentence):
         nearest_distances(gaussian(2), gaussian(m, width))
+
+
+def test_the_spread_of_classes_is_the_mean_over_their_pairs():
+    """Of normal points it is 2 Gamma((d + 1) / 2) / Gamma(d / 2) deviations: 2 / sqrt(pi) in one dimension."""
+    points, labels = np.array([[0.0], [1.0], [3.0], [50.0], [54.0]]), np.array([0, 0, 0, 7, 7])
+    assert spread(points, labels) == pytest.approx((1 + 3 + 2 + 4) / 4)
+    normal = np.random.default_rng(0).normal(size=(2000, 1))
+    assert spread(normal) == pytest.approx(2 / np.sqrt(np.pi), rel=0.03)
+    with pytest.raises(InputError, match="no two points are of one class"):
+        spread(points[:2], np.array([0, 1]))

@@ -6,12 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from genjax.data import Couples, Digits
+from genjax.diffusion.grids import UniformTimes
+from genjax.diffusion.predictions import V
+from genjax.diffusion.process import RectifiedFlow, noised
+from genjax.diffusion.processes import EDM
+from genjax.diffusion.solvers import DDIM, Euler
 from genjax.errors import InputError
-from genjax.tasks.conditions import Nothing
+from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.couplings import Drawn, Paired
 from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.spaces import Latents
 from genjax.training.task import Train
 from tests.tasks.networks import Silent
 
@@ -22,6 +29,14 @@ FLOW = Denoising(
     sampler=Sampler(steps=3, guidance=1.0),
     train=Train(batch_size=4),
 )
+
+
+class Told(Silent):
+    """Says as much as the label, whatever it sees."""
+
+    @nn.compact
+    def __call__(self, x_t, t, label):
+        return (1 + self.param("says", nn.initializers.zeros, ())) * x_t + label[:, None, None, None]
 
 
 def test_drawn_noise_is_standard_normal_and_that_of_the_rows_key():
@@ -59,22 +74,64 @@ def test_the_loss_of_pairs_is_that_of_their_noise_and_of_no_other(couples):
 
 
 def test_pairs_are_of_data_that_has_them():
+    """As is found before anything is trained."""
     with pytest.raises(InputError, match="coupling is Paired, and the data has no noise that goes with its images"):
-        replace(FLOW, coupling=Paired()).prepare(Digits().source("train")[0], None)
+        replace(FLOW, coupling=Paired()).check()
 
 
-def test_couples_that_the_door_writes_are_the_ends_of_the_way(tmp_path):
-    """Noise that a sample began at, and the sample as it came, unclipped; of a flow x' = -x."""
-    task = replace(FLOW, sampler=Sampler(steps=50, guidance=1.0))
-    parts = task.init(jax.random.key(0))._replace(trained={"model": {"says": jnp.float32(-1.0)}})
-    (output,) = replace(task.request("sample"), num=6, couples=True)(task, parts)
+@pytest.mark.parametrize(
+    ("process", "first"), [(RectifiedFlow(), 1.0), (RectifiedFlow(), 0.8), (EDM(), 1.0)], ids=["flow", "late", "EDM"]
+)
+def test_couples_that_the_door_writes_are_the_ends_of_the_way(tmp_path, process, first):
+    """Unclipped samples, with the eps by which they are noised to where they began, and the labels that were asked."""
+    grid = UniformTimes(first=first)
+    task = Denoising(
+        model=Told(),
+        condition=Label(),
+        process=process,
+        prediction=V(),
+        data=Digits(),
+        sampler=Sampler(DDIM(), steps=5, guidance=1.0, grid=grid),
+    )
+    parts = task.init(jax.random.key(0))
+    asked = replace(task.request("sample"), num=6, seed=3, couples=True)
+    asked.check(task)
+    (output,) = asked(task, parts)
     arrays = output.arrays
+    raw = replace(task, space=Latents())
+    states = raw.sample(parts.trained, asked.words(task), seed=3, trajectory=True)
+    np.testing.assert_allclose(arrays["images"], states[-1], rtol=1e-5, atol=1e-5)
     assert np.abs(arrays["images"]).max() > 1
-    # dx/dt = -x from t = 1 to 0, by Euler on the grid of the run.
-    steps = -np.diff(task.sampler.times(task.process, task.prediction))
-    np.testing.assert_allclose(arrays["images"], arrays["noise"] * np.prod(1 + steps), rtol=1e-4)
-    np.testing.assert_array_equal(arrays["labels"], -1)
+    x_t = noised(process, jnp.asarray(arrays["images"]), jnp.asarray(arrays["noise"]), jnp.float32(first))
+    np.testing.assert_allclose(x_t, states[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(arrays["labels"], np.arange(6))
     path = output.write(tmp_path)
-    assert path.name == "couples.npz"
     read = Couples(path=str(path))
-    assert len(read.source("train")) + len(read.source("test")) == 6
+    assert path.name == "couples.npz" and len(read.source("train")) + len(read.source("test")) == 6
+
+
+def test_couples_of_latents_are_in_the_scale_of_the_data():
+    """And their noise in that of x_0, of unit variance."""
+    task = replace(FLOW, space=Latents(scale=0.2), sampler=Sampler(Euler(), steps=5, guidance=1.0, grid=UniformTimes()))
+    parts = task.init(jax.random.key(0))
+    (output,) = replace(task.request("sample"), num=3, couples=True)(task, parts)
+    np.testing.assert_allclose(output.arrays["images"], task.sample(parts.trained, [""] * 3, seed=0), rtol=1e-6)
+    np.testing.assert_allclose(output.arrays["noise"], task.noise(0, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trajectory": True}, "not with --image, --classifier or --trajectory"),
+        ({"solver": DDIM(eta=1.0)}, "--couples are of noise that decides the sample, and DDIM draws more"),
+    ],
+)
+def test_what_is_no_couple_is_refused(changes, sentence):
+    task = replace(FLOW, prediction=V())
+    with pytest.raises(InputError, match=sentence):
+        replace(task.request("sample"), couples=True, **changes).check(task)
+
+
+def test_texts_make_no_couples(task):
+    with pytest.raises(InputError, match="--couples have labels, and this run is told texts"):
+        replace(task.request("sample"), couples=True).check(task)

@@ -23,6 +23,7 @@ def test_the_training_set_itself_is_right_realistic_and_memorised(replayed):
     assert results["conditional_accuracy"] > 0.97
     assert results["frechet_distance"] < 1.0
     assert results["nearest_neighbour_ratio"] == 0
+    assert results["spread"] == pytest.approx(results["spread_of_test"], rel=0.03)
     assert results["classifier_accuracy_on_train"] > 0.97
     assert (results["samples"], results["train_images"], results["test_images"]) == (1000, 1257, 540)
 

@@ -18,7 +18,7 @@ from genjax.interop.trees import write_tree
 from genjax.models.noisy_classifier import NoisyClassifier
 from genjax.parallel.rules import unbox
 from genjax.runs.directory import open_run
-from genjax.tasks.conditions import Nothing
+from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
 from genjax.tasks.noisy_classification import TIMES, Guide, NoisyClassification
 from genjax.tasks.spaces import Latents
@@ -151,7 +151,30 @@ def test_without_weight_a_classifier_changes_nothing():
 )
 def test_a_classifier_of_other_noise_or_classes_is_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        replace(TASK, **changes).check_guidance(DENOISING.process, DENOISING.data)
+        replace(TASK, **changes).check_guidance(DENOISING.process, DENOISING.space, DENOISING.data)
+
+
+def test_a_classifier_of_images_leads_no_scaled_latents():
+    sentence = "knows images as the data has them, and the space of this run is Latents.scale=0.2"
+    with pytest.raises(InputError, match=sentence):
+        TASK.check_guidance(DENOISING.process, Latents(scale=0.2), DENOISING.data)
+
+
+def test_each_sample_is_led_to_its_own_class():
+    """Two classes of opposite slopes: means of opposite sides."""
+    classification = NoisyClassification(model=Sided(num_classes=10), process=EDM(), data=Digits())
+    trained = {"model": {"slope": jnp.float32(0.5)}}
+    guide = Guide(classification, trained, 3.0, np.arange(16, dtype=np.int32) % 2)
+    samples = DENOISING.sample(DENOISING.init(jax.random.key(0)).trained, [""] * 16, seed=0, guide=guide)
+    means = samples.mean(axis=(1, 2, 3))
+    assert means[::2].mean() > means[1::2].mean() + 0.1
+
+
+def test_the_class_that_is_asked_of_the_network_is_where_the_classifier_leads():
+    named = replace(DENOISING, condition=Label())
+    asked = replace(named.request("sample"), num=2, label="three", classifier="there")
+    assert asked.classes(named) == [3, 3]
+    assert replace(asked, wanted="four").classes(named) == [4, 4]
 
 
 def test_at_the_door_a_run_of_a_classifier_leads_samples_to_the_class_that_is_wanted(tmp_path):

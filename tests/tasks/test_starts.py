@@ -10,11 +10,13 @@ from PIL import Image
 
 from genjax.data import Digits
 from genjax.diffusion.grids import UniformTimes
-from genjax.diffusion.process import noised
-from genjax.diffusion.solvers import DPMppSDE2M, Euler, Heun
+from genjax.diffusion.predictions import V
+from genjax.diffusion.process import RectifiedFlow, noised
+from genjax.diffusion.processes import EDM, VP
+from genjax.diffusion.solvers import SOLVERS, DPMppSDE2M, Euler, Heun
 from genjax.errors import InputError
 from genjax.keys import row_keys
-from genjax.tasks.conditions import Nothing
+from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
 from genjax.tasks.spaces import Latents
 from genjax.tasks.starts import Start
@@ -65,11 +67,58 @@ def test_an_inverted_image_comes_back_up_to_the_error_of_the_solver(solver, tayl
     np.testing.assert_allclose(back, IMAGES * (there * here) ** (strength * steps), rtol=1e-5)
 
 
+class Told(Silent):
+    """Says k x, where the label decides k: 0.1 of it."""
+
+    def __call__(self, x_t, t, label):
+        return 0.1 * label[:, None, None, None] * x_t
+
+
+@pytest.mark.parametrize(("dropout", "carried_as"), [(0.1, 10), (0.0, 7)])
+def test_it_is_carried_to_noise_told_nothing_unless_the_null_was_never_trained(dropout, carried_as):
+    """And comes back as what is wanted, in steps of 1 + k h: k is that of the null (10), or of the label (7)."""
+    steps = 8
+    flow = Denoising(
+        model=Told(),
+        condition=Label(dropout=dropout),
+        space=Latents(),
+        data=Digits(),
+        sampler=Sampler(Euler(), steps=steps, guidance=1.0, grid=UniformTimes()),
+    )
+    back = flow.sample({"model": {}}, ["seven"] * 3, seed=0, start=Start(IMAGES, 1.0, inverted=True))
+    factor = (1 + 0.1 * carried_as / steps) * (1 - 0.7 / steps)
+    np.testing.assert_allclose(back, IMAGES * factor**steps, rtol=1e-5)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
+def test_an_inversion_is_finite_or_refused(process):
+    told = 0
+    for solver in SOLVERS:
+        flow = Denoising(
+            model=Silent(),
+            condition=Nothing(),
+            space=Latents(),
+            process=process,
+            prediction=V(),
+            data=Digits(),
+            sampler=Sampler(solver, steps=4, guidance=1.0, grid=UniformTimes(first=0.9)),
+        )
+        try:
+            flow.check_sampler(flow.sampler, Start(IMAGES, 1.0, inverted=True))
+        except InputError:
+            continue
+        told += 1
+        samples = flow.sample({"model": {"says": 0.5}}, [""], seed=0, start=Start(IMAGES[:1], 1.0, inverted=True))
+        assert np.isfinite(samples).all(), solver
+    assert told >= 2
+
+
 @pytest.mark.parametrize(
     ("start", "solver", "sentence"),
     [
         (Start(np.zeros((1, 16, 16, 1), np.float32), 0.5), Euler(), "is of shape .16, 16, 1., .* are of .8, 8, 1."),
         (Start(IMAGES, 0.0), Euler(), "strength is a share"),
+        (Start(IMAGES[:2], 0.5), Euler(), "3 samples start from one image, or from one each, not from 2"),
         (Start(IMAGES, 0.5, inverted=True), DPMppSDE2M(), "DPMppSDE2M draws noise, and an inversion follows the ODE"),
     ],
 )
@@ -89,13 +138,14 @@ def test_at_the_door_an_image_is_a_file_of_the_runs_size(task, parts, tmp_path):
     image = pixels[None, :, :, None] / np.float32(127.5) - 1
     expected = task.sample(parts.trained, pictures.captions, seed=0, start=Start(image, 0.4))
     np.testing.assert_allclose(pictures.images, expected, atol=1e-6)
-    assert f"the last 40% of 3 steps, guidance 2, 6 network evaluations each, from {tmp_path}" in pictures.said
+    assert f"the last 1 of 3 steps, guidance 2, 2 network evaluations each, from {tmp_path}" in pictures.said
     for wrong, sentence in (
         ({"image": str(tmp_path / "9.png")}, "is of shape .8, 9, 1."),
-        ({"image": str(tmp_path / "none.png")}, "none.png"),
+        ({"image": str(tmp_path / "none.png")}, "--image is a PNG, JPEG or WebP file, and there is none at .*none.png"),
+        ({"image": str(tmp_path)}, "--image is a PNG, JPEG or WebP file, and there is none at"),
         ({"image": None, "inversion": True}, "--inversion is of an --image, and none is given"),
         ({"strength": 2.0}, "^strength is a share"),
-        ({"couples": True}, "--image starts from no noise"),
+        ({"couples": True}, "not with --image, --classifier or --trajectory"),
     ):
         with pytest.raises(InputError, match=sentence):
             replace(asked, **wrong).check(task)
