@@ -31,7 +31,7 @@ VARIANTS = {"digits": digits}
 
 SMOKE = {
     "digits": {
-        "train": "--model.widths 8 8 --model.groups 4 --train.batch_size 8",
+        "train": "--model.widths 8 --model.attention_levels 0 --model.groups 4 --train.batch_size 8",
         "sample": "--num 2 --t 0.1",
         "evaluate": "",
     }

@@ -48,6 +48,6 @@ def learned_variance() -> Denoising:
 
 VARIANTS = {"digits": digits, "learned_variance": learned_variance}
 
-_SMALL = "--model.widths 8 8 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
+_SMALL = "--model.widths 8 --model.attention_levels 0 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
 SMOKE = {name: {"train": _SMALL, "sample": "--num 2 --steps 2", "evaluate": "--num 20 --steps 2"} for name in VARIANTS}
 """Words that make a variant small enough for the tests of every system, at each door."""

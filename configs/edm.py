@@ -45,7 +45,7 @@ VARIANTS = {"digits": digits}
 
 SMOKE = {
     "digits": {
-        "train": "--model.widths 8 8 --model.groups 4 --train.batch_size 8 --sampler.steps 2",
+        "train": "--model.widths 8 --model.attention_levels 0 --model.groups 4 --train.batch_size 8 --sampler.steps 2",
         "sample": "--num 2 --steps 2",
         "evaluate": "--num 20 --steps 2",
     }

@@ -59,6 +59,6 @@ def reflow() -> Denoising:
 
 VARIANTS = {"digits": digits, "reflow": reflow}
 
-_SMALL = "--model.widths 8 8 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
+_SMALL = "--model.widths 8 --model.attention_levels 0 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
 SMOKE = {"digits": {"train": _SMALL, "sample": "--num 2 --steps 2", "evaluate": "--num 20 --steps 2"}}
 """Words that make a variant small enough for the tests of every system, at each door. (`reflow` needs couples.)"""

@@ -56,6 +56,6 @@ def subvp() -> Denoising:
 
 VARIANTS = {"vp": vp, "subvp": subvp, "ve": ve}
 
-_SMALL = "--model.widths 8 8 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
+_SMALL = "--model.widths 8 --model.attention_levels 0 --model.groups 4 --train.batch_size 8 --sampler.steps 2"
 SMOKE = {name: {"train": _SMALL, "sample": "--num 2 --steps 2", "evaluate": "--num 20 --steps 2"} for name in VARIANTS}
 """Words that make a variant small enough for the tests of every system, at each door."""
