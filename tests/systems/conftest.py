@@ -1,6 +1,7 @@
 """What the laws of all systems run on: every variant of every config file that offers a small size, trained once.
 
-By default two of them stand for all: the others are marked `slow`, and CI runs them.
+By default two of them stand for all. The others are marked `slow`: CI runs the first variant of each file, and who
+changes what further variants have of their own runs those too, which are marked `whole` as well.
 """
 
 import importlib.util
@@ -35,6 +36,10 @@ class System:
     def name(self) -> str:
         return f"{self.file.stem}-{self.variant}"
 
+    def param(self, *marks: Any) -> Any:
+        """The system as a parameter of tests, which with --dist=loadgroup run in one process."""
+        return pytest.param(self, id=self.name, marks=[pytest.mark.xdist_group(self.name), *marks])
+
     @property
     def spec(self) -> str:
         return f"{self.file}:{self.variant}"
@@ -66,10 +71,17 @@ STAND_FOR_ALL = ("gan-toy", "lm-nano")
 """Two players with states of their own, and one with a cache; both compile in seconds."""
 
 
+def left_out(system: System) -> list[Any]:
+    """The marks by which the default tests, or CI too, leave it out."""
+    if system.name in STAND_FOR_ALL:
+        return []
+    first = next(other for other in SYSTEMS if other.file == system.file)
+    return [pytest.mark.slow] if system is first else [pytest.mark.slow, pytest.mark.whole]
+
+
 def pytest_generate_tests(metafunc):
     if "system" in metafunc.fixturenames:
-        marks = {system.name: () if system.name in STAND_FOR_ALL else pytest.mark.slow for system in SYSTEMS}
-        every = [pytest.param(system, id=system.name, marks=marks[system.name]) for system in SYSTEMS]
+        every = [system.param(*left_out(system)) for system in SYSTEMS]
         metafunc.parametrize("system", every, scope="module")
 
 

@@ -50,7 +50,7 @@ def each_mesh(names):
     return pytest.mark.parametrize("mesh", list(names))
 
 
-@pytest.fixture(scope="module", params=[system for system in SYSTEMS if system.name in CHANGES], ids=lambda s: s.name)
+@pytest.fixture(scope="module", params=[system.param() for system in SYSTEMS if system.name in CHANGES])
 def task(request):
     """Twenty steps, with a line at the tenth, and a checkpoint, numbers and a preview at the last."""
     every = {"train.log_every": 10, "train.validate_every": 20, "train.sample_every": 20, "checkpoint.every": 20}
