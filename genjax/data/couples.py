@@ -4,7 +4,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NotRequired
 
 import numpy as np
 
@@ -22,7 +21,7 @@ NAMES = ("images", "noise", "labels")
 class CoupleExample(ImageExample):
     """An image, what is known of it, and the noise it was drawn from."""
 
-    noise: NotRequired[np.ndarray]
+    noise: np.ndarray
     """float32 (H, W, C), of unit variance."""
 
 

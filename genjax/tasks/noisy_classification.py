@@ -121,14 +121,13 @@ TIMES = (np.arange(8) + 0.5) / 8
 
 
 def _noise(task: NoisyClassification, keys: Key[Array, " B"]) -> Float[Array, "B H W C"]:
+    """Of unit variance, each row's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, task.data.image_shape))(keys)
 
 
 @partial(jax.jit, static_argnums=0)
 def _at_times(task: NoisyClassification, trained, rows):
-    eps = jax.vmap(lambda key: jax.random.normal(key, task.data.image_shape))(
-        row_keys(0, jnp.arange(len(rows["label"])))
-    )
+    eps = _noise(task, row_keys(0, jnp.arange(len(rows["label"]))))
 
     def at(t):
         loss, right = task._losses(trained, rows, eps, jnp.full(len(eps), t))

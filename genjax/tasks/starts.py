@@ -19,7 +19,8 @@ class Start(NamedTuple):
     """Share of the steps that are taken, in (0, 1]: 1 begins at the first time of the grid, and leaves the least."""
     inverted: bool = False
     """Whether the start is where the probability-flow ODE carries the image, and not the image with fresh noise (Song
-    et al. 2021, arXiv:2010.02502, section 5.4): told nothing, or where the null is never trained on what is wanted."""
+    et al. 2021, arXiv:2010.02502, section 5.4). On its way there the network is told the null of the condition, or, if
+    it was never trained on that, what is wanted."""
 
     def steps(self, steps: int) -> int:
         """How many of the steps are taken. Raises InputError for a strength that is no share."""
