@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from genjax.data import Digits
 from genjax.diffusion.grids import ChainTimes
-from genjax.diffusion.predictions import Eps, LearnedVariance
+from genjax.diffusion.learned_variance import LearnedVariance
+from genjax.diffusion.predictions import Eps
 from genjax.diffusion.processes import DDPM
 from genjax.diffusion.solvers import Ancestral
 from genjax.diffusion.times import ChainSteps

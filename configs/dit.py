@@ -6,7 +6,7 @@ s_2, b_2, l_2, xl_2   the published sizes with patches of 2, on precomputed 4-ch
 
 from genjax.data import Digits, Npz
 from genjax.diffusion.grids import ChainTimes
-from genjax.diffusion.predictions import LearnedVariance
+from genjax.diffusion.learned_variance import LearnedVariance
 from genjax.diffusion.processes import DDPM
 from genjax.diffusion.solvers import DDIM, Ancestral
 from genjax.diffusion.times import ChainSteps

@@ -59,6 +59,7 @@ RUNS = {
         ),
     ),
     "reflow": Run("rectified_flow.py:reflow", ("--steps 1", "--steps 2", "--steps 50"), after="flow"),
+    "meanflow": Run("meanflow.py", ("--steps 1", "--steps 2", "--solver Euler --steps 50")),
     "dit": Run("dit.py", (f"--guidance 1 {BITS}", "", "--guidance 3")),
 }
 
@@ -91,6 +92,14 @@ CLAIMS = (
     Claim(
         "two steps after reflow beat two before it",
         *(FRECHET, True, ("reflow", "--steps 2"), ("flow", "--steps 2")),
+    ),
+    Claim(
+        "one step along mean velocities (MeanFlow) beats one along the velocity",
+        *(FRECHET, True, ("meanflow", "--steps 1"), ("flow", "--steps 1")),
+    ),
+    Claim(
+        "two steps along mean velocities beat two along the velocity",
+        *(FRECHET, True, ("meanflow", "--steps 2"), ("flow", "--steps 2")),
     ),
     Claim(
         "classifier-free guidance raises the share of samples that show their class",

@@ -14,6 +14,7 @@ MOVED: dict[str, str] = {
     "genjax.diffusion.solvers.Euler": "genjax.diffusion.solvers.runge_kutta.Euler",
     "genjax.diffusion.solvers.Heun": "genjax.diffusion.solvers.runge_kutta.Heun",
     "genjax.diffusion.solvers.DPMpp2M": "genjax.diffusion.solvers.exponential.DPMpp2M",
+    "genjax.diffusion.predictions.LearnedVariance": "genjax.diffusion.learned_variance.LearnedVariance",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
     "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
     "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",

@@ -57,7 +57,7 @@ def classifier_free_guidance(
     if guided_channels is not None and guided_channels < 1:
         raise InputError(f"the number of guided channels is at least 1, not {guided_channels}")
 
-    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], condition: PyTree[Array, "C"]) -> Array:
+    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, "B *times"], condition: PyTree[Array, "C"]) -> Array:
         both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), condition, unconditional)
         prediction = denoiser(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both)
         whole, free = jnp.split(prediction, 2)
@@ -71,7 +71,8 @@ def classifier_free_guidance(
             moved = jnp.concatenate([moved, whole[..., guided_channels:]], axis=-1)
         if interval is None:
             return moved
-        inside = (t >= interval[0]) & (t <= interval[1])
+        time = t.reshape(len(t), -1)[:, 0]  # the first, of a network that sees two
+        inside = (time >= interval[0]) & (time <= interval[1])
         return jnp.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), moved, whole)
 
     return guided
@@ -89,7 +90,7 @@ def autoguidance(
     1 is no guidance, above 1 exaggerates what the better network does better. Predictions may be arrays, or `Denoised`.
     """
 
-    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], condition: PyTree[Array]) -> PyTree[Array]:
+    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, "B *times"], condition: PyTree[Array]) -> PyTree[Array]:
         good, bad = denoiser(x_t, t, condition), worse(x_t, t, condition)
         return jax.tree.map(lambda good, bad: bad + scale * (good - bad), good, bad)
 
@@ -98,21 +99,21 @@ def autoguidance(
 
 def classifier_guidance(
     process: Process,
-    denoiser: Callable[[Array, Array], Denoised],
+    denoiser: Callable[..., Denoised],
     log_probability: Callable[[Array, Array], Array],
     scale: float | Float[Array, ""] = 1.0,
-) -> Callable[[Array, Array], Denoised]:
+) -> Callable[..., Denoised]:
     """The denoiser whose score is moved by scale * grad log p(y | x_t) (Dhariwal and Nichol 2021, algorithm 2).
 
     log_probability: (x_t (B, ...), t (B,)) -> (B,), log p(y | x_t) of what is wanted of each row, which depends on that
         row alone. With the true one and a scale of 1, the result is the denoiser of the data given y.
 
     eps moves by -sigma scale grad, and x_0 by sigma^2 / alpha scale grad; where alpha is 0 a classifier knows nothing,
-    and x_0 stays.
+    and x_0 stays. Where the denoiser is told the end of a step too, it is so here.
     """
 
-    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"]) -> Denoised:
-        denoised = denoiser(x_t, t)
+    def guided(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], *end: Float[Array, " B"]) -> Denoised:
+        denoised = denoiser(x_t, t, *end)
         gradient = jax.grad(lambda x: log_probability(x, t).sum())(x_t)
         alpha, sigma = process.alpha(like(t, x_t)), process.sigma(like(t, x_t))
         gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)

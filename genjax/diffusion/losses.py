@@ -2,24 +2,18 @@
 
     w(t) |network(inputs(x_t, t)) - target(x_0, eps, t)|^2,        x_t = alpha x_0 + sigma eps
 
-(SD3, Esser et al. 2024, arXiv:2403.03206, equation 2 and section 2.) A network that learns its variance has a bound on
-the likelihood beside it, the hybrid loss of Nichol and Dhariwal 2021 (arXiv:2102.09672, equation 16):
-
-    L = L_simple + 0.001 L_vlb,        L_vlb = sum over steps of KL(q(x_s | x_t, x_0) | p(x_s | x_t))
-
-in bits per dimension. The second moves the variance alone: no gradient goes through the mean. One step stands for the
-sum, times their number.
+(SD3, Esser et al. 2024, arXiv:2403.03206, equation 2 and section 2.) A prediction has more to say of its own loss where
+that is not all: `LearnedVariance`, whose network learns a variance, and `MeanVelocity`, whose target is its own slope.
 """
 
 from collections.abc import Callable
+from functools import partial
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.likelihood import step_bound
-from genjax.diffusion.predictions import LearnedVariance, Prediction
-from genjax.diffusion.process import Process, noised
+from genjax.diffusion.predictions import Prediction
+from genjax.diffusion.process import Process
 from genjax.diffusion.weightings import Unweighted, Weighting, on_output
 
 __all__ = ["denoising_loss"]
@@ -33,27 +27,24 @@ def denoising_loss(
     eps: Float[Array, "B *shape"],
     t: Float[Array, " B"],
     weighting: Weighting = Unweighted(),  # noqa: B008
+    *,
+    keys: Key[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
-    """Weighted mean squared error per sample, in float32 at least, of the network against the prediction's target.
+    """The loss of each sample, in float32 at least: of most predictions the weighted mean squared error.
 
-    The network is called with what `prediction.inputs` makes of x_t and the times t. Of a `LearnedVariance`, whose
-    network has twice the channels, it is the hybrid loss.
+    The network is called with what `prediction.inputs` makes of x_t and the times t. keys: one per row, for what a
+    prediction draws beside noise and time (`MeanVelocity` the other end of its interval); most draw nothing.
     """
-    x_t = noised(process, x_0, eps, t)
-    output = _wide(network(*prediction.inputs(process, x_t, t)))
-    learned = isinstance(prediction, LearnedVariance)
-    mean, variance = jnp.split(output, 2, axis=-1) if learned else (output, None)
-    error = mean - prediction.target(process, x_0, eps, t)
-    loss = jnp.square(error).mean(axis=tuple(range(1, x_0.ndim)))
-    loss = loss * on_output(weighting, process, prediction, _wide(t))
-    if learned and prediction.vlb_weight:
-        fixed_mean = jnp.concatenate([jax.lax.stop_gradient(mean), variance], axis=-1)
-        denoised = prediction.denoised(process, fixed_mean, x_t, t)
-        # A step that ends nearer to the data than half of one ends there: its KL would be as large as it likes.
-        before = jnp.where(t < 1.5 / prediction.steps, 0, t - 1 / prediction.steps)
-        bound = step_bound(process, denoised, x_0, x_t, before, t, levels=prediction.levels)
-        loss = loss + prediction.vlb_weight * prediction.steps * bound
-    return loss
+
+    def wide(x: Array, t: Array) -> Array:
+        return _wide(network(x, t))
+
+    weigh = partial(_weight, weighting, process, _wide(t))
+    return prediction.loss(wide, process, x_0, eps, t, weigh, keys)
+
+
+def _weight(weighting: Weighting, process: Process, t: Array, prediction: Prediction) -> Array:
+    return on_output(weighting, process, prediction, t)
 
 
 def _wide(x: Array) -> Array:

@@ -16,13 +16,15 @@ A prediction is linear in the hub, and so is x_t = alpha x_0 + sigma eps; two eq
                                                        x_0 = (alpha s^2 x_t + sigma s m F) / m^2
                                                        eps = (sigma x_t - alpha s m F) / m^2
                                                          m^2 = sigma^2 + alpha^2 s^2,  s = sigma_data
-    LearnedVariance one of these, and the variance of a step back, in as many channels again
+
+`LearnedVariance` is one of these and the variance of a step back; `MeanVelocity` is that of a whole step.
 
 X0 leaves eps undetermined where sigma = 0, Eps and Score leave x_0 where alpha = 0; V, Velocity and Preconditioned hold
 at both ends of a path. Those are their `needs`, by which `solvers.check_prediction` refuses a path that ends there.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -30,7 +32,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.diffusion.process import Process, Times, coefficients, like, log_snr, posterior, transition, velocity
+from genjax.diffusion.process import (
+    Process,
+    Times,
+    coefficients,
+    like,
+    log_snr,
+    noised,
+    posterior,
+    transition,
+    velocity,
+)
 from genjax.errors import InputError
 
 __all__ = [
@@ -39,13 +51,15 @@ __all__ = [
     "Denoised",
     "Eps",
     "Inputs",
-    "LearnedVariance",
+    "Network",
     "Part",
     "Prediction",
     "Preconditioned",
     "Score",
     "Velocity",
+    "Weigh",
     "hub_slopes",
+    "squared_error",
     "step_log_variance",
 ]
 
@@ -67,6 +81,12 @@ class Inputs(NamedTuple):
     t: Array
 
 
+Network = Callable[[Array, Array], Array]
+"""From what `inputs` gives to the network's output, in float32 at least."""
+
+Weigh = Callable[["Prediction"], Array]
+"""The weight (B,) on the squared error of what a prediction is of, at the times of the rows."""
+
 Part = Literal["data", "noise"]
 """What x_t is made of, and may have none of at an end of a path: data where alpha = 0, noise where sigma = 0."""
 
@@ -86,9 +106,26 @@ class Prediction(Protocol):
     def denoised(self, process: Process, output: Array, x_t: Array, t: Array) -> Denoised:
         """The hub (x_0, eps) that the network's output stands for."""
 
+    def loss(
+        self, network: Network, process: Process, x_0: Array, eps: Array, t: Array, weigh: Weigh, keys: Array | None
+    ) -> Array:
+        """The loss of each row (B,); `keys` (B,) are for what else is drawn of a row, where something is."""
+
+
+class _SquaredError:
+    def loss(self, network, process, x_0, eps, t, weigh, keys=None):
+        """The weighted squared error of the output."""
+        output = network(*self.inputs(process, noised(process, x_0, eps, t), t))
+        return squared_error(output - self.target(process, x_0, eps, t)) * weigh(self)
+
+
+def squared_error(error: Float[Array, "B *shape"]) -> Float[Array, " B"]:
+    """The mean square of each row."""
+    return jnp.square(error).mean(axis=tuple(range(1, error.ndim)))
+
 
 @dataclass(frozen=True)
-class _Plain:
+class _Plain(_SquaredError):
     """A network that sees x_t and t as they are, or nearly so."""
 
     unit_inputs: bool = False
@@ -179,7 +216,7 @@ class Velocity(_Plain):
 
 
 @dataclass(frozen=True)
-class Preconditioned:
+class Preconditioned(_SquaredError):
     """EDM's F, between x_0 and eps, with inputs and targets of unit variance (Karras et al. 2022, equations 7 and 8).
 
     x_0 = c_skip x + c_out F(c_in x, c_noise), where x = x_t / alpha is the data with noise sigma / alpha:
@@ -218,54 +255,6 @@ class Preconditioned:
         return alpha, sigma, jnp.hypot(sigma, alpha * self.sigma_data)
 
 
-@dataclass(frozen=True)
-class LearnedVariance:
-    """Twice the channels: a prediction, and in the second half the variance of a step back.
-
-    A number u there puts log(variance) a fraction (u + 1) / 2 of the way from the posterior's (beta-tilde) to the
-    transition's (beta) (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 15, with ADM's range [-1, 1]). Train it
-    with `denoising_loss`, whose bound on the likelihood teaches the variance.
-    """
-
-    mean: Prediction = Eps()
-    """What the first half of the channels predicts."""
-    vlb_weight: float = 0.001
-    """Weight of the bound, in bits per dimension of all steps together, beside the error of the prediction."""
-    steps: int = 1000
-    """Number of steps of the chain whose bound it is, at least 2: one goes from t to t - 1 / steps. (The step to the
-    data takes the variance of the one before, and a chain of one step has none.)"""
-    levels: int = 256
-    """How many values a pixel takes, evenly from -1 to 1: of them the bound is."""
-
-    def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise InputError(f"levels of LearnedVariance is at least 2, not {self.levels}")
-        if not 0 <= self.vlb_weight < math.inf:
-            raise InputError(f"vlb_weight of LearnedVariance is 0 or more, not {self.vlb_weight}")
-        if self.steps < 2:
-            raise InputError(f"steps of LearnedVariance is at least 2, not {self.steps}")
-
-    @property
-    def needs(self) -> tuple[Part, ...]:
-        return self.mean.needs
-
-    def inputs(self, process: Process, x_t: Array, t: Times) -> Inputs:
-        return self.mean.inputs(process, x_t, t)
-
-    def target(self, process: Process, x_0: Array, eps: Array, t: Times) -> Array:
-        """That of `mean`, for the first half of the channels."""
-        return self.mean.target(process, x_0, eps, t)
-
-    def denoised(self, process: Process, output: Array, x_t: Array, t: Times) -> Denoised:
-        if output.shape[-1] != 2 * x_t.shape[-1]:
-            raise InputError(
-                f"a network that learns its variance says {2 * x_t.shape[-1]} channels about {x_t.shape[-1]}, "
-                f"not {output.shape[-1]}"
-            )
-        mean, u = jnp.split(output, 2, axis=-1)
-        return self.mean.denoised(process, mean, x_t, t)._replace(variance_fraction=(u + 1) / 2)
-
-
 def step_log_variance(
     process: Process, fraction: Float[Array, "*shape"] | float, s: Float[Array, "*#shape"], t: Float[Array, "*#shape"]
 ) -> Float[Array, "*shape"]:
@@ -288,7 +277,6 @@ def hub_slopes(
 
     The squared error of x_0 is the first, squared, times that of the output; of eps, the second.
     """
-    prediction = prediction.mean if isinstance(prediction, LearnedVariance) else prediction
     zero = jnp.zeros((len(t), 1))
     zero = zero.astype(jnp.promote_types(t.dtype, zero.dtype))
     _, slopes = jax.jvp(

@@ -14,13 +14,16 @@ __all__ = ["DenoisingNetwork"]
 class DenoisingNetwork(Protocol):
     """What predicts something of the shape of the image, or of two such shapes side by side along the channels.
 
-    One that has a field `dropout` above 0 also takes `dropout_keys=` (B,), a key for each row, in training.
+    t is (B,), or (B,2) of one that sees intervals (`MeanVelocity`). One that has a field `dropout` above 0 also takes
+    `dropout_keys=` (B,), a key for each row, in training.
     """
 
     channels: int
     """Channels of the image or latent."""
 
-    def init(self, rngs: Key[Array, ""], x_t: Float[Array, "B H W C"], t: Float[Array, " B"], *condition: Array) -> Any:
+    def init(
+        self, rngs: Key[Array, ""], x_t: Float[Array, "B H W C"], t: Float[Array, "B *times"], *condition: Array
+    ) -> Any:
         """Fresh {"params": p}, as of any Linen module."""
         ...
 
@@ -28,7 +31,7 @@ class DenoisingNetwork(Protocol):
         self,
         variables: Mapping[str, PyTree[Array]],
         x_t: Float[Array, "B H W C"],
-        t: Float[Array, " B"],
+        t: Float[Array, "B *times"],
         *condition: Array,
     ) -> Float[Array, "B H W C"] | Float[Array, "B H W 2*C"]:
         """The prediction; t in [0, 1], and each array of the condition with a row for each image."""

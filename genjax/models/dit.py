@@ -1,6 +1,7 @@
 """DiT, a transformer of image patches that time and class modulate (Peebles and Xie 2022, arXiv:2212.09748, section 3).
 
     c  = MLP(sinusoid(1000 t)) + table[label]                           what modulates every block (adaLN-Zero)
+         + MLP(sinusoid(1000 (t - r)))                                  where it is told how far a step goes (MeanFlow)
     h  = norm(x) * (1 + scale) + shift
     x += gate * proj(softmax(q k^T / sqrt(H)) v),                       q, k, v linear in h
     x += gate' * MLP(norm(x) * (1 + scale') + shift')
@@ -43,8 +44,9 @@ class DiT(nn.Module):
     """Predicts the noise (or whatever it is trained for) of noisy images from time and class.
 
     `apply({"params": p}, x_t (B,H,W,C), t (B,) in [0,1], label (B,))` returns (B,H,W,C), or (B,H,W,2C) with learned
-    variances. A label is a class below `num_classes`, or `num_classes` itself: the null class. Raises InputError where
-    H or W is no multiple of `patch_size`, where a label is missing, and where there are no classes and it is not.
+    variances; with `intervals` t is (B,2). A label is a class below `num_classes`, or `num_classes` itself: the null
+    class. Raises InputError where H or W is no multiple of `patch_size`, where t is not of its shape, where a label is
+    missing, and where there are no classes and it is not.
     """
 
     channels: int = 4
@@ -61,6 +63,8 @@ class DiT(nn.Module):
     """Number of classes; 0: no label is taken."""
     learned_variance: bool = False
     """Whether 2C channels come out: the prediction, then what the log-variance follows (Nichol and Dhariwal 2021)."""
+    intervals: bool = False
+    """Whether it sees two numbers of time, t and how far from there a step goes, as `MeanVelocity` tells it."""
     time_scale: float = 1000.0
     """What t is multiplied by before it becomes sinusoids: 1 for times that are no fraction, such as EDM's c_noise."""
     frequency_shift: int = 0
@@ -74,7 +78,7 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_t: Float[Array, "B H W C"], t: Float[Array, " B"], label: Int[Array, " B"] | None = None
+        self, x_t: Float[Array, "B H W C"], t: Float[Array, "B *times"], label: Int[Array, " B"] | None = None
     ) -> Float[Array, "B H W C2"]:
         check_sizes(self, channels=1, patch_size=1, depth=1, num_heads=1, head_dim=1, num_classes=0)
         check_label(self.num_classes, label)
@@ -85,9 +89,20 @@ class DiT(nn.Module):
         x = Linear(width, (None, "embed"), kernel_init=dense_init, name="x_embedder")(x)
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)
 
-        sinusoid = timestep_embedding(self.time_scale * t, 256, frequency_shift=self.frequency_shift).astype(x.dtype)
         small = nn.initializers.normal(0.02)
-        condition = MLP(width, width, nn.silu, small, name="t_embedder")(lying_on(sinusoid, ("batch", None)))
+
+        def embedded(t, name):
+            sinusoid = timestep_embedding(self.time_scale * t, 256, frequency_shift=self.frequency_shift)
+            return MLP(width, width, nn.silu, small, name=name)(lying_on(sinusoid.astype(x.dtype), ("batch", None)))
+
+        if self.intervals:
+            if t.shape[1:] != (2,):
+                raise InputError(
+                    f"with intervals = True a network sees two times of each row, not t of shape {t.shape}"
+                )
+            condition = embedded(t[:, 0], "t_embedder") + embedded(t[:, 1], "interval_embedder")
+        else:
+            condition = embedded(t, "t_embedder")
         if label is not None:
             table = Embedding(self.num_classes + 1, width, embedding_init=small, name="y_embedder")
             condition = condition + table(label)

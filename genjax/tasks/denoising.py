@@ -24,9 +24,9 @@ from genjax.data import Images, LabelledImages, in_blocks, readable, real, stack
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
 from genjax.diffusion.guidance import classifier_free_guidance, classifier_guidance
 from genjax.diffusion.losses import denoising_loss
-from genjax.diffusion.predictions import Denoised, Prediction, Velocity
+from genjax.diffusion.predictions import Denoised, Inputs, Prediction, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow, noised, prior_std
-from genjax.diffusion.solvers import Euler, Solver, check_fit, check_prediction, integrate, padded
+from genjax.diffusion.solvers import Euler, Solver, check_fit, check_jump, check_prediction, integrate, padded
 from genjax.diffusion.times import Draws, Independent, LogitNormal, TimeDensity, shifted
 from genjax.diffusion.weightings import Unweighted, Weighting
 from genjax.errors import InputError, placed
@@ -84,6 +84,7 @@ class Sampler:
         times = grid_times(self.grid, process, self.steps)
         check_fit(self.solver, process, times)
         check_prediction(prediction, process, times, evaluates_last=self.solver.evaluates_last)
+        check_jump(self.solver, prediction, times)
         return times
 
 
@@ -114,6 +115,12 @@ class Denoising(Task):
         if channels != self.model.channels:
             raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
         self.condition.check(self.data, self.model)
+        if self._seen_nothing().t.ndim > 1 and not getattr(self.model, "intervals", False):
+            kinds = type(self.prediction).__name__, type(self.model).__name__
+            raise InputError(
+                f"{kinds[0]} tells the network where a step ends, and this {kinds[1]} sees one time alone: choose a"
+                " network that sees intervals, such as DiT with model.intervals = True"
+            )
         self.coupling.row(next(readable(self.data.source("train"))))
         with placed("sampler", Sampler):
             self.check_sampler(self.sampler)
@@ -156,14 +163,19 @@ class Denoising(Task):
         if solver.stochastic:
             raise InputError(f"{kind} draws noise, and an inversion follows the ODE alone: choose Euler, Heun or DDIM")
         check_fit(solver, self.process, times)
+        check_jump(solver, self.prediction, times)
         check_prediction(self.prediction, self.process, times, evaluates_last=solver.evaluates_last)
         tried = integrate(solver, self.process, lambda x, t: Denoised(x / 2, x / 2), jnp.ones((1, 1)), times)
         if not np.isfinite(tried).all():
             raise InputError(f"{kind} cannot step away from data without noise: choose Euler, Heun or DDIM")
 
+    def _seen_nothing(self) -> Inputs:
+        return self.prediction.inputs(self.process, jnp.zeros((1, *self.data.image_shape)), jnp.ones(1))
+
     def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
         x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
-        output = self.predict(parts.trained, x, t, self.encode(parts.trained, self.condition.null(self.data)))
+        condition = self.encode(parts.trained, self.condition.null(self.data))
+        output = self.predict(parts.trained, *self._seen_nothing(), condition)
         return self.prediction.denoised(self.process, output, x, t).x_0
 
     # ------------------------------------------------------------------ training
@@ -178,7 +190,7 @@ class Denoising(Task):
         model_key, condition_key = jax.random.split(key)
         learnt = self.condition.init(condition_key, self.data)
         condition = self.condition.encode(unbox(learnt), self.condition.null(self.data), jnp.float32)
-        model = self.model.init(model_key, jnp.zeros((1, *self.data.image_shape)), jnp.zeros(1), *condition)
+        model = self.model.init(model_key, *self._seen_nothing(), *condition)
         return Parts({"model": model["params"]} | learnt)
 
     def prepare(self, example, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -199,7 +211,9 @@ class Denoising(Task):
         dropout_keys = None
         if getattr(self.model, "dropout", 0):
             dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 3)  # 0, 1 and 2 are what split has made
-        losses = self.losses(parts.trained, x_0, self.encode(parts.trained, rows), eps, t, dropout_keys)
+        more_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 4)
+        condition = self.encode(parts.trained, rows)
+        losses = self.losses(parts.trained, x_0, condition, eps, t, more_keys, dropout_keys=dropout_keys)
         return Sums({"loss": losses.sum() / totals["rows"]})
 
     def losses(
@@ -209,9 +223,11 @@ class Denoising(Task):
         condition: tuple[Array, ...],
         eps: Float[Array, "B H W C"],
         t: Float[Array, " B"],
+        keys: Key[Array, " B"],
+        *,
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, " B"]:
-        """The loss of each row at its noise and time."""
+        """The loss of each row at its noise and time; keys for what else its prediction draws."""
         return denoising_loss(
             lambda x, t: self.predict(trained, x, t, condition, dropout_keys),
             self.process,
@@ -220,6 +236,7 @@ class Denoising(Task):
             eps,
             t,
             self.weighting,
+            keys=keys,
         )
 
     # ------------------------------------------------------------------ the network, in the precision of the policy
@@ -232,11 +249,11 @@ class Denoising(Task):
         self,
         trained: PyTree[Array],
         x_t: Float[Array, "B H W C"],
-        t: Float[Array, " B"],
+        t: Float[Array, "B *times"],
         condition: tuple[Array, ...],
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B H W C"] | Float[Array, "B H W 2*C"]:
-        """What the network says, float32; a key for each row where activations are to be dropped."""
+        """What the network says, float32, of what it sees; a key for each row where activations are to be dropped."""
         policy = POLICIES[self.train.precision]
         weights = {"params": cast(trained["model"], policy.compute)}
         options = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
@@ -353,8 +370,8 @@ def _draw(
         channels = task.data.image_shape[-1]  # of a network that learns its variance, the first half
         denoiser = classifier_free_guidance(denoiser, task.encode(trained, null), guidance, guided_channels=channels)
 
-    def denoised(x, t, denoiser=denoiser, condition=condition):
-        output = denoiser(*task.prediction.inputs(task.process, x, t), condition)
+    def denoised(x, t, *end, denoiser=denoiser, condition=condition):
+        output = denoiser(*task.prediction.inputs(task.process, x, t, *end), condition)
         return task.prediction.denoised(task.process, output, x, t)
 
     led = denoised
@@ -389,7 +406,9 @@ def _stratum_losses(task: Denoising, trained, rows):
     condition = task.encode(trained, rows)
     eps = task.coupling.eps(row_keys(0, jnp.arange(len(x_0))), rows, x_0.shape[1:])
 
+    keys = row_keys(1, jnp.arange(len(x_0)))
+
     def at(t):
-        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()
+        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t), keys).mean()
 
     return jax.lax.map(at, jnp.asarray(STRATA, jnp.float32))

@@ -12,7 +12,6 @@ from genjax.diffusion.predictions import (
     X0,
     Denoised,
     Eps,
-    LearnedVariance,
     Preconditioned,
     Prediction,
     Score,
@@ -40,7 +39,7 @@ every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS, ids=str)
 
 
 def test_a_config_takes_every_prediction_by_name():
-    names = {"X0", "Eps", "Score", "V", "Velocity", "Preconditioned", "LearnedVariance"}
+    names = {"X0", "Eps", "Score", "V", "Velocity", "Preconditioned", "LearnedVariance", "MeanVelocity"}
     assert kinds(Prediction).keys() == names
 
 
@@ -137,7 +136,7 @@ def test_unit_inputs_have_unit_variance_for_data_of_unit_variance(any_process):
 
 
 def test_a_network_may_count_the_steps_of_a_chain_from_zero():
-    seen = LearnedVariance(Eps(time_offset=-1 / 1000)).inputs(DDPM(), jnp.zeros((3, 1)), jnp.array([0.001, 0.5, 1.0]))
+    seen = Eps(time_offset=-1 / 1000).inputs(DDPM(), jnp.zeros((3, 1)), jnp.array([0.001, 0.5, 1.0]))
     np.testing.assert_allclose(1000 * seen.t, [0, 499, 999], atol=1e-4)
 
 
@@ -192,17 +191,7 @@ def test_for_unit_data_on_a_circle_the_preconditioned_target_is_minus_v(x_0_and_
     np.testing.assert_allclose(target, -V().target(Trigonometric(), x_0, eps, T), atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------- learned variance
-
-
-def test_half_the_channels_of_a_learned_variance_are_its_prediction(x_0_and_eps):
-    x_t, output = x_0_and_eps
-    u = jnp.broadcast_to(jnp.array([-1.0, 0.0, 1.0]), output.shape)
-    denoised = LearnedVariance(V()).denoised(VP(), jnp.concatenate([output, u], -1), x_t, T)
-    expected = V().denoised(VP(), output, x_t, T)
-    np.testing.assert_array_equal(denoised.x_0, expected.x_0)
-    np.testing.assert_array_equal(denoised.eps, expected.eps)
-    np.testing.assert_array_equal(denoised.variance_fraction, np.broadcast_to([0, 0.5, 1], output.shape))
+# ------------------------------------------------------------------------------------------------ variance of a step
 
 
 def test_the_variance_of_a_step_lies_between_the_posteriors_and_the_transitions(x64):
@@ -219,11 +208,6 @@ def test_the_step_to_the_data_takes_the_posterior_variance_of_the_one_before(x64
     np.testing.assert_allclose(lower[0], lower[1], rtol=1e-9)
     upper = step_log_variance(DDPM(), 1.0, s, t)
     np.testing.assert_allclose(upper, jnp.log(transition(DDPM(), s, t).variance), rtol=1e-12)
-
-
-def test_a_network_without_channels_for_its_variance_is_refused():
-    with pytest.raises(InputError, match="says 6 channels about 3, not 3"):
-        LearnedVariance().denoised(DDPM(), jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(2))
 
 
 # ------------------------------------------------------------------------------------------------------------- slopes
@@ -251,8 +235,6 @@ def test_a_denoised_pair_has_no_learned_variance_unless_told():
     ("make", "sentence"),
     [
         (functools.partial(Preconditioned, 0.0), "sigma_data of Preconditioned is positive, not 0.0"),
-        (functools.partial(LearnedVariance, vlb_weight=-1.0), "vlb_weight of LearnedVariance is 0 or more, not -1.0"),
-        (functools.partial(LearnedVariance, steps=1), "steps of LearnedVariance is at least 2, not 1"),
     ],
 )
 def test_what_is_no_prediction_is_refused(make, sentence):

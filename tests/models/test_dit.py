@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.core import meta
 
 from genjax.errors import InputError
@@ -191,3 +192,32 @@ def test_without_classes_there_is_no_table_and_no_label_is_taken():
 def test_a_side_that_is_no_multiple_of_the_patch_is_refused(shape):
     with pytest.raises(InputError, match="an image side of 5 is not a multiple of patch_size = 2"):
         parameters(MODEL, x_t=np.zeros(shape))
+
+
+def test_a_network_of_intervals_sees_both_times_of_each_sample_and_without_a_length_one_more_embedding():
+    """Its word for a length of 0 is that of the network of one time whose embedding of time has that of 0 added."""
+    model = MODEL.clone(intervals=True, depth=1)
+    times = np.array([[0.1, 0.0], [0.5, 0.0], [0.9, 0.0]], np.float32)
+    leaves, tree = jax.tree.flatten(parameters(model, t=times))
+    params = jax.tree.unflatten(tree, [normal(i, x.shape, 0.3) for i, x in enumerate(leaves)])
+    apply = jax.jit(lambda params, arrays: model.apply({"params": params}, **arrays))
+    output = apply(params, inputs() | {"t": times})
+    for place in (0, 1):
+        other = times.copy()
+        other[1, place] += 0.3
+        differs = changed(output, apply(params, inputs() | {"t": other}))
+        np.testing.assert_array_equal(differs, [False, True, False])
+
+    own = dict(params)
+    layers = own.pop("interval_embedder")
+    first = nn.silu(timestep_embedding(jnp.zeros(1), 256) @ layers["fc1"]["kernel"] + layers["fc1"]["bias"])
+    added = (first @ layers["fc2"]["kernel"] + layers["fc2"]["bias"])[0]
+    last = own["t_embedder"]["fc2"]
+    own["t_embedder"] = own["t_embedder"] | {"fc2": last | {"bias": last["bias"] + added}}
+    plain = MODEL.clone(depth=1).apply({"params": own}, **inputs() | {"t": times[:, 0]})
+    np.testing.assert_allclose(output, plain, atol=2e-5)
+
+
+def test_a_network_of_intervals_refuses_a_single_time():
+    with pytest.raises(InputError, match="sees two times of each row"):
+        parameters(MODEL.clone(intervals=True))

@@ -10,11 +10,13 @@ from flax import linen as nn
 
 from genjax.data import Images
 from genjax.diffusion.grids import ChainTimes, KarrasSigmas, UniformTimes
-from genjax.diffusion.predictions import Eps, LearnedVariance, Preconditioned, V
+from genjax.diffusion.learned_variance import LearnedVariance
+from genjax.diffusion.mean_velocity import MeanVelocity
+from genjax.diffusion.predictions import Eps, Preconditioned, V
 from genjax.diffusion.process import RectifiedFlow, like, noised
 from genjax.diffusion.processes import DDPM, EDM, VE, VP
-from genjax.diffusion.solvers import DDIM, Ancestral, DPMpp2M, EDMHeun, ReverseDiffusion
-from genjax.diffusion.times import ChainSteps, LogNormal, Stratified, Uniform
+from genjax.diffusion.solvers import DDIM, Ancestral, DPMpp2M, EDMHeun, Euler, Jump, ReverseDiffusion
+from genjax.diffusion.times import ChainSteps, LogitNormal, LogNormal, Stratified, Uniform
 from genjax.diffusion.weightings import MinSNR
 from genjax.errors import InputError
 from genjax.models.dit import DiT
@@ -205,7 +207,9 @@ def test_guidance_leaves_a_learned_variance_alone():
 
 def test_times_are_those_of_the_density_the_draws_and_the_shift(fresh, monkeypatch):
     """With times for losses: even ones have the mean of the density to 1 / B, shifted ones that of the shift."""
-    monkeypatch.setattr(denoising, "denoising_loss", lambda network, process, prediction, x_0, eps, t, weighting: t)
+    monkeypatch.setattr(
+        denoising, "denoising_loss", lambda network, process, prediction, x_0, eps, t, weighting, keys: t
+    )
     rows, keys = 512, jax.random.split(jax.random.key(2), 512)
     batch = {"image": jnp.zeros((rows, 8, 8, 1)), "label": jnp.zeros(rows, jnp.int32)}
     for shift, mean in ((1.0, 0.5), (3.0, 1.5 - 0.75 * np.log(3))):
@@ -242,3 +246,68 @@ def test_what_is_noised_has_the_scale_that_the_process_says(fresh):
     seen, noisy, expected = deviations(eps, t)
     np.testing.assert_allclose(seen, 1, atol=0.02)
     np.testing.assert_allclose(noisy, expected, rtol=0.02)
+
+
+MEANFLOW = system(
+    model=DIT.clone(intervals=True),
+    condition=Label(),
+    prediction=MeanVelocity(),
+    times=LogitNormal(-0.4, 1.0),
+    sampler=Sampler(Jump(), steps=2, guidance=1.0, grid=UniformTimes()),
+)
+
+
+def test_a_jump_tells_the_network_where_it_ends_and_other_solvers_that_it_goes_nowhere():
+    """By a network that says by how much: u = length makes x fall by the sum of the squares of the lengths."""
+
+    class Length(nn.Module):
+        channels: int = 1
+        intervals: bool = True
+
+        @nn.compact
+        def __call__(self, x_t, t):
+            return jnp.zeros_like(x_t) + self.param("one", nn.initializers.ones, ()) * like(t[:, 1], x_t)
+
+    task = replace(MEANFLOW, model=Length(), condition=Nothing(), space=Latents())
+    task.check()
+    trained = task.init(jax.random.key(0)).trained
+    noise = task.noise(0, 2)
+    for solver, steps, fallen in ((Jump(), 1, 1.0), (Jump(), 4, 0.25), (Euler(), 4, 0.0)):
+        drawn = task.sample(trained, [""] * 2, seed=0, sampler=replace(task.sampler, solver=solver, steps=steps))
+        np.testing.assert_allclose(drawn, noise - fallen, atol=1e-6)
+
+
+def test_the_loss_of_mean_velocities_has_a_gradient_of_every_weight():
+    """Through the forward derivative of attention and all else; fresh gates are closed, so the weights are random."""
+    said = random_like(unbox(jax.jit(MEANFLOW.init)(jax.random.key(0))))
+    batch = {"image": jnp.ones((4, 8, 8, 1)) / 3, "label": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(2), 4)
+    prediction = replace(MEANFLOW.prediction, instantaneous=0.0)
+
+    @jax.jit
+    def gradient(trained):
+        task = replace(MEANFLOW, prediction=prediction)
+        return jax.grad(
+            lambda trained: task.loss(said._replace(trained=trained), batch, keys, {"rows": 4.0}).losses["loss"]
+        )(trained)
+
+    for path, leaf in jax.tree.leaves_with_path(gradient(said.trained)):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": DIT}, "MeanVelocity tells the network where a step ends, and this DiT sees one time alone"),
+        ({"model": UNET, "condition": Nothing()}, "this UNet sees one time alone"),
+        ({"prediction": V()}, "Jump steps along mean velocities"),
+    ],
+)
+def test_what_knows_no_ends_of_steps_is_refused(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        replace(MEANFLOW, **changes).check()
+
+
+def test_a_network_of_intervals_with_a_prediction_of_one_time_is_refused():
+    with pytest.raises(InputError, match="sees two times of each row"):
+        replace(MEANFLOW, prediction=V(), sampler=replace(MEANFLOW.sampler, solver=Euler())).check()

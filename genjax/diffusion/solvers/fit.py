@@ -7,18 +7,20 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from genjax.diffusion.mean_velocity import MeanVelocity
 from genjax.diffusion.predictions import X0, Eps, Part, Preconditioned, Prediction, Score, V, Velocity
 from genjax.diffusion.process import Process
 from genjax.diffusion.solvers.ddim import DDIM
 from genjax.diffusion.solvers.edm import EDMHeun
 from genjax.diffusion.solvers.exponential import DPMpp1, DPMpp2M, DPMpp3M, DPMppSDE2M, UniPC2
 from genjax.diffusion.solvers.integrate import Solver
+from genjax.diffusion.solvers.jump import Jump
 from genjax.diffusion.solvers.needs import has_noise, has_signal
 from genjax.diffusion.solvers.reverse_sde import Ancestral, EulerMaruyama, ReverseDiffusion
 from genjax.diffusion.solvers.runge_kutta import RK4, Euler, Heun
 from genjax.errors import InputError
 
-__all__ = ["SOLVERS", "check_fit", "check_prediction", "missing_parts", "unmet"]
+__all__ = ["SOLVERS", "check_fit", "check_jump", "check_prediction", "missing_parts", "unmet"]
 
 SOLVERS: tuple[Solver, ...] = (
     Euler(),
@@ -37,7 +39,7 @@ SOLVERS: tuple[Solver, ...] = (
     EulerMaruyama(),
     DPMppSDE2M(),
 )
-"""One of each kind, and of those that are deterministic or not one of either."""
+"""One of each kind but `Jump`, which integrates nothing; of those that are deterministic or not one of either."""
 
 
 def unmet(solver: Solver, process: Process, first: float = 1.0, last: float = 0.0) -> tuple[str, ...]:
@@ -59,8 +61,21 @@ def check_fit(solver: Solver, process: Process, times: Float[Array, " T"]) -> No
         )
 
 
+def check_jump(solver: Solver, prediction: Prediction, times: Float[Array, " T"]) -> None:
+    """Raise InputError where the solver jumps, and the network predicts no mean velocity or the times rise."""
+    if not isinstance(solver, Jump):
+        return
+    if not isinstance(prediction, MeanVelocity):
+        raise InputError(
+            f"Jump steps along mean velocities, which a network learns that predicts MeanVelocity, and this one"
+            f" predicts {type(prediction).__name__}: choose Euler or another solver of its velocity"
+        )
+    if times[0] < times[-1]:
+        raise InputError("Jump steps from noise to data, for which mean velocities are learned: choose Euler or Heun")
+
+
 PREDICTIONS: tuple[Prediction, ...] = (X0(), Eps(), Score(), V(), Velocity(), Preconditioned())
-"""One of each kind that differs in what it needs; a `LearnedVariance` needs what its mean does."""
+"""One of each kind that differs in what it needs; a `LearnedVariance` as its mean, a `MeanVelocity` as Velocity."""
 
 
 def missing_parts(prediction: Prediction, process: Process, times: Float[Array, " T"]) -> tuple[Part, ...]:

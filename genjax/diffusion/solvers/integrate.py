@@ -152,9 +152,16 @@ def at(denoiser: Denoiser, x: Float[Array, "B *shape"], t: Float[Array, ""]) -> 
 
 
 def slope(
-    process: Process, denoiser: Denoiser, x: Float[Array, "B *shape"], t: Float[Array, ""]
+    process: Process,
+    denoiser: Callable[..., Denoised],
+    x: Float[Array, "B *shape"],
+    t: Float[Array, ""],
+    *end: Float[Array, ""],
 ) -> Float[Array, "B *shape"]:
-    """dx/dt of the probability-flow ODE: the velocity of what the denoiser says (Song et al. 2021, equation 13)."""
-    t = jnp.broadcast_to(t, x.shape[:1])
-    denoised = denoiser(x, t)
+    """dx/dt of the probability-flow ODE: the velocity of what the denoiser says (Song et al. 2021, equation 13).
+
+    With an `end`, which the denoiser is told too, its mean from t to there.
+    """
+    t, *end = (jnp.broadcast_to(time, x.shape[:1]) for time in (t, *end))
+    denoised = denoiser(x, t, *end)
     return velocity(process, denoised.x_0, denoised.eps, t)
