@@ -15,6 +15,7 @@ MOVED: dict[str, str] = {
     "genjax.diffusion.solvers.Heun": "genjax.diffusion.solvers.runge_kutta.Heun",
     "genjax.diffusion.solvers.DPMpp2M": "genjax.diffusion.solvers.exponential.DPMpp2M",
     "genjax.diffusion.predictions.LearnedVariance": "genjax.diffusion.learned_variance.LearnedVariance",
+    "genjax.tasks.denoising.Sampler": "genjax.tasks.sampling.Sampler",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
     "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
     "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",
@@ -41,7 +42,7 @@ def _sampler(data: dict[str, Any]) -> dict[str, Any]:
     shift, spacing = data.pop("shift", 3.0), data.pop("spacing", "uniform")
     kind = {"uniform": "ShiftedTimes", "sd3": "SD3Times"}.get(spacing, spacing)
     grid = {"type": f"genjax.diffusion.grids.{kind}", "shift": shift}
-    return data | {"type": "genjax.tasks.denoising.Sampler", "grid": grid}
+    return data | {"type": "genjax.tasks.sampling.Sampler", "grid": grid}
 
 
 RESHAPED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -18,6 +18,7 @@ from genjax.runs.directory import find_run
 from genjax.runs.outputs import Arrays, Door, Frames, Images, Numbers, Output, Request
 from genjax.runs.parts import Parts
 from genjax.runs.weights import read_weights
+from genjax.tasks import sampling
 from genjax.tasks.caption_figures import caption_figures
 from genjax.tasks.image_evaluation import image_figures
 from genjax.tasks.likelihood import levels, likelihood_figures
@@ -40,7 +41,7 @@ __all__ = [
 
 def request(task: Any, door: Door) -> Request:
     """What can be asked at a door, with the defaults of the task's sampler."""
-    given = {"steps": task.sampler.steps, "guidance": task.sampler.guidance, "solver": task.sampler.solver}
+    given = {name: getattr(task.sampler, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
     if door == "preview":
         return DrawPreview()
     if door == "sample":
@@ -57,6 +58,10 @@ class Drawing:
     """Steps of the solver."""
     guidance: float
     """Scale of classifier-free guidance, 1 for none."""
+    interval: tuple[float, float]
+    """Between which times it acts, from 0 (data) to 1 (noise)."""
+    rescale: float
+    """How far it is brought back to the deviation it had without, from 0 to 1."""
     solver: Solver
     """Solver of the sampling ODE."""
     seed: int = 0
@@ -65,6 +70,31 @@ class Drawing:
     """Run of a classifier of noised images that leads samples to a class (configs/classifier.py)."""
     classifier_scale: float = 1.0
     """How strongly it leads; 1 is Bayes' rule for a network that knows no class."""
+
+    worse: str | None = None
+    """Run of a smaller or younger system, from whose errors samples are led away (autoguidance)."""
+    worse_scale: float = 2.0
+    """How far they are led, 1 for not at all."""
+
+    def worse_run(self, task: Any) -> tuple[Path, Any] | None:
+        """The run of the worse system, if there is one. Raises InputError where it does not fit."""
+        if self.worse is None:
+            return None
+        directory = find_run(self.worse).directory
+        other = config.read(directory / "config.json")
+        kinds = type(task).__name__, type(other).__name__
+        if kinds[0] != kinds[1]:
+            raise InputError(f"--worse is a run of {kinds[0]}, and {self.worse} is one of {kinds[1]}")
+        sampling.check_worse(task, other, self.sampler(task))
+        return directory, other
+
+    def led(self, task: Any) -> sampling.Worse | None:
+        """The worse system with its weights."""
+        found = self.worse_run(task)
+        if found is None:
+            return None
+        directory, other = found
+        return sampling.Worse(other, read_weights(directory, other)[0].trained, self.worse_scale)
 
     def classification(self, task: Any) -> tuple[Path, NoisyClassification] | None:
         """The run of the classifier, if there is one. Raises InputError where it does not fit."""
@@ -90,8 +120,9 @@ class Drawing:
     def sampler(self, task: Any) -> Any:
         """The run's sampler with what was asked for. Raises InputError where that cannot be done."""
         check_seed("--seed", self.seed)
-        sampler = replace(task.sampler, steps=self.steps, guidance=self.guidance, solver=self.solver)
-        task.check_sampler(sampler)
+        told = {name: getattr(self, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
+        sampler = replace(task.sampler, **told)
+        sampling.check(task, sampler)
         return sampler
 
     def told(self, task: Any) -> dict[str, float | int | str]:
@@ -102,7 +133,11 @@ class Drawing:
             "nfe": self.sampler(task).evaluations,
             "guidance": self.guidance,
             "seed": self.seed,
-        } | ({} if self.classifier is None else {"classifier_scale": self.classifier_scale})
+            **({} if self.interval == (0, 1) else {"interval": list(self.interval)}),
+            **({} if self.rescale == 0 else {"rescale": self.rescale}),
+            **({} if self.classifier is None else {"classifier_scale": self.classifier_scale}),
+            **({} if self.worse is None else {"worse_scale": self.worse_scale}),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +171,10 @@ class DrawImages(Drawing):
             raise InputError("--inversion is of an --image, and none is given")
         if self.couples:
             self._check_couples(task)
-        task.check_sampler(self.sampler(task), self.start(task))
+        sampling.check(task, self.sampler(task), self.start(task))
         self.classes(task)
         self.classification(task)
+        self.worse_run(task)
         if self.wish is not None:
             task.condition.asked([self.wish], task.data)
 
@@ -186,6 +222,7 @@ class DrawImages(Drawing):
             sampler=sampler,
             start=start,
             guide=self.guide(task, classes),
+            worse=self.led(task),
             trajectory=self.trajectory,
         )
         if classes:
@@ -207,8 +244,9 @@ class DrawImages(Drawing):
             yield Frames(states)
 
     def _check_couples(self, task: Any) -> None:
-        if self.image is not None or self.classifier is not None or self.trajectory:
-            raise InputError("--couples are of noise and samples alone: not with --image, --classifier or --trajectory")
+        if self.image is not None or self.classifier is not None or self.worse is not None or self.trajectory:
+            more = "--image, --classifier, --worse or --trajectory"
+            raise InputError(f"--couples are of noise and samples alone: not with {more}")
         if self.solver.stochastic:
             kind = type(self.solver).__name__
             raise InputError(f"--couples are of noise that decides the sample, and {kind} draws more: choose Euler")
@@ -284,14 +322,15 @@ class JudgeImages(Drawing):
             raise InputError("--likelihood is of pixels of whole levels, and those of the data are any numbers")
         self.sampler(task)
         self.classification(task)
+        self.worse_run(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, labels = in_turn(task.condition.wishes(task.data), self.num)
         asked = task.data.class_names and task.condition.asked_by != "nothing"
         if self.classifier is not None:
             labels, asked = np.arange(self.num) % len(task.data.class_names), True
-        guide = self.guide(task, labels)
-        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task), guide=guide)
+        leads = {"guide": self.guide(task, labels), "worse": self.led(task)}
+        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task), **leads)
         figures = image_figures(real(task.data), samples, labels if asked else None)
         if self.likelihood:
             figures |= likelihood_figures(task, parts.trained, self.likelihood, seed=self.seed)
@@ -313,12 +352,13 @@ class JudgeCaptions(Drawing):
         if self.classifier is not None:
             raise InputError("--classifier leads to classes, and the data of this run has none")
         self.sampler(task)
+        self.worse_run(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        sampler = self.sampler(task)
+        sampler, worse = self.sampler(task), self.led(task)
 
         def draw(prompts: list[str]) -> np.ndarray:
-            return task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler)
+            return task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, worse=worse)
 
         figures = caption_figures(task.data, draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))

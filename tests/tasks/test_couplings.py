@@ -122,7 +122,7 @@ def test_couples_of_latents_are_in_the_scale_of_the_data():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"trajectory": True}, "not with --image, --classifier or --trajectory"),
+        ({"trajectory": True}, "not with --image, --classifier, --worse or --trajectory"),
         ({"solver": DDIM(eta=1.0)}, "--couples are of noise that decides the sample, and DDIM draws more"),
     ],
 )

@@ -16,7 +16,7 @@ from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.parallel.rules import state_shardings
-from genjax.tasks import denoising
+from genjax.tasks import sampling
 from genjax.tasks.conditions import Nothing, Text
 from genjax.tasks.denoising import STRATA, Denoising, Sampler
 from genjax.tasks.spaces import Latents
@@ -105,11 +105,11 @@ def test_a_sample_does_not_depend_on_how_its_network_is_divided(task, params):
 
 def test_a_sampler_compiles_once(task, params):
     """Whatever the seed, the words, the guidance and the number of steps."""
-    before = denoising._draw._cache_size()
+    before = sampling._draw._cache_size()
     for seed, guidance, steps, words in ((0, 2.0, 3, "one"), (1, 3.0, 3, "seven"), (2, 2.0, 5, "six")):
         sampler = replace(task.sampler, solver=DPMpp2M(), guidance=guidance, steps=steps)
         task.sample(params, [words] * 5, seed=seed, sampler=sampler, batch_size=5)
-    assert denoising._draw._cache_size() == before + 1
+    assert sampling._draw._cache_size() == before + 1
 
 
 def test_guidance_one_is_the_conditional_prediction_at_half_the_cost(task, params):

@@ -1,7 +1,10 @@
 """Laws of what a denoising system is asked: the doors give what the system samples, and how it was drawn."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from genjax.data import Npz
 from genjax.errors import InputError
 from genjax.tasks import denoising_requests
 from genjax.tasks.denoising_requests import DrawPrompt, JudgeCaptions, JudgeImages, in_turn
+from genjax.tasks.sampling import Worse
 
 
 def test_the_preview_is_a_picture_with_a_column_per_class(task, parts):
@@ -48,6 +52,31 @@ def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_o
     assert isinstance(request, request_of)
     with pytest.raises(InputError):
         request.check(task)
+
+
+def test_a_worse_run_leads_and_one_of_another_kind_is_refused(task, parts, monkeypatch, tmp_path):
+    """Told beside the figures, and refused before weights are read."""
+    monkeypatch.setattr(denoising_requests, "find_run", lambda path: Found(tmp_path))
+    monkeypatch.setattr(denoising_requests.config, "read", lambda path: task)
+    request = replace(task.request("sample"), num=3, worse="runs/small", worse_scale=1.5)
+    request.check(task)
+    less = jax.tree.map(lambda leaf: 0.7 * leaf, parts)
+    monkeypatch.setattr(denoising_requests, "read_weights", lambda *_: (less, None))
+    (pictures,) = request(task, parts)
+    words = request.words(task)
+    led = task.sample(parts.trained, words, seed=0, worse=Worse(task, less.trained, 1.5))
+    np.testing.assert_allclose(pictures.images, led, atol=1e-6)
+    assert np.abs(led - task.sample(parts.trained, words, seed=0)).max() > 1e-3
+    judged = replace(task.request("evaluate"), worse="runs/small", worse_scale=1.5, interval=(0.1, 0.9), rescale=0.5)
+    told = judged.told(task)
+    assert (told["worse_scale"], told["interval"], told["rescale"]) == (1.5, [0.1, 0.9], 0.5)
+    monkeypatch.setattr(denoising_requests.config, "read", lambda path: object())
+    with pytest.raises(InputError, match="--worse is a run of Denoising, and runs/small is one of object"):
+        judged.check(task)
+
+
+class Found(NamedTuple):
+    directory: Path
 
 
 def test_prompts_take_classes_and_captions_in_turn():

@@ -18,6 +18,7 @@ from genjax.errors import InputError
 from genjax.keys import row_keys
 from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.sampling import check
 from genjax.tasks.spaces import Latents
 from genjax.tasks.starts import Start
 from tests.tasks.networks import Silent
@@ -104,7 +105,7 @@ def test_an_inversion_is_finite_or_refused(process):
             sampler=Sampler(solver, steps=4, guidance=1.0, grid=UniformTimes(first=0.9)),
         )
         try:
-            flow.check_sampler(flow.sampler, Start(IMAGES, 1.0, inverted=True))
+            check(flow, flow.sampler, Start(IMAGES, 1.0, inverted=True))
         except InputError:
             continue
         told += 1
@@ -145,7 +146,7 @@ def test_at_the_door_an_image_is_a_file_of_the_runs_size(task, parts, tmp_path):
         ({"image": str(tmp_path)}, "--image is a PNG, JPEG or WebP file, and there is none at"),
         ({"image": None, "inversion": True}, "--inversion is of an --image, and none is given"),
         ({"strength": 2.0}, "^strength is a share"),
-        ({"couples": True}, "not with --image, --classifier or --trajectory"),
+        ({"couples": True}, "not with --image, --classifier, --worse or --trajectory"),
     ):
         with pytest.raises(InputError, match=sentence):
             replace(asked, **wrong).check(task)
