@@ -41,10 +41,11 @@ class Digits:
     def source(self, split: Split) -> Examples[ImageExample]:
         """Random access to the examples of a split."""
         images, labels, rows = self._data
+        captions = [captions_for(name) for name in DIGIT_NAMES]
 
         def read(row: int) -> ImageExample:
             label = int(labels[row])
-            return ImageExample(image=images[row], captions=captions_for(DIGIT_NAMES[label]), label=label)
+            return ImageExample(image=images[row], captions=captions[label], label=label)
 
         return Examples(rows[split], read)
 

@@ -15,12 +15,14 @@ state. Without bad elements all processes have the same state, and it suits any 
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
 
 from genjax.data.examples import Examples, readable
+from genjax.data.order import shuffled
 from genjax.data.rows import Batch, stacked
 from genjax.errors import InputError
 
@@ -72,8 +74,7 @@ class Loader(Iterator[Batch], Generic[Record]):
         self._local_batch = batch_size // process_count
 
         shuffle_seed, augment_seed, transform_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
-        order = _Places(len(source))
-        order = order.shuffle(shuffle_seed) if shuffle else order
+        order = partial(shuffled, count=len(source), seed=shuffle_seed) if shuffle else partial(_in_order, len(source))
         augment = getattr(source, "augment", None)
         steps = [(augment, augment_seed)] if augment else []
         length = sys.maxsize if repeat else len(source)
@@ -166,20 +167,6 @@ class Loader(Iterator[Batch], Generic[Record]):
         return iter(rest.to_iter_dataset(options, allow_nones=True))
 
 
-class _Places(grain.MapDataset):
-    """The places of a source, epoch after epoch; grain's shuffle permutes each epoch anew."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index):
-        return index
-
-
 class _Stream(grain.MapDataset):
     """The rows of a source in an order, each step with random numbers of its seed and the position alone.
 
@@ -187,7 +174,9 @@ class _Stream(grain.MapDataset):
     than the row. The rows are those of its source, shuffle, repeat and random_map.
     """
 
-    def __init__(self, source: Sequence, order: grain.MapDataset, steps: Sequence[tuple[Callable, int]], length: int):
+    def __init__(
+        self, source: Sequence, order: Callable[[int], int], steps: Sequence[tuple[Callable, int]], length: int
+    ):
         super().__init__()
         self._source, self._order, self._length = source, order, length
         self._steps = [(step, _Random(seed)) for step, seed in steps]
@@ -196,7 +185,7 @@ class _Stream(grain.MapDataset):
         return self._length
 
     def __getitem__(self, index):
-        row = self._source[self._order[index] % len(self._source)]
+        row = self._source[self._order(index)]
         for step, random in self._steps:
             if row is not None:
                 row = step(row, random.at(index))
@@ -236,6 +225,10 @@ class _RowsOfProcess(grain.MapDataset):
             return self.slice(index)
         batch, row = divmod(index, self._rows)
         return self._parent[batch * self._batch_size + self._first + row]
+
+
+def _in_order(count: int, position: int) -> int:
+    return position % count
 
 
 _END = object()
