@@ -58,7 +58,7 @@ def by_hand(process, mean=0.0):
 
     From the first time to the last it multiplies distances from the mean by the ratio of deviations there.
     """
-    first, last = (jnp.float32(t) for t in noise_levels(process, 1 / 32, 1.0, 1))
+    first, last = (jnp.float32(t) for t in noise_levels(process, 1 / 24, 1.0, 1))
     alpha, sigma = float(process.alpha(first)), float(process.sigma(first))
     keys = jax.vmap(lambda key: jax.random.split(key, 2)[0])(row_keys(3, jnp.arange(100)))
     eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), np.float64)
