@@ -111,7 +111,7 @@ def clocks() -> plt.Figure:
 
 
 def steps(directories: list[Path]) -> np.ndarray:
-    """Rows of ten digits: for each number of evaluations one of each run, from the same noise in all rows."""
+    """Rows of ten digits: of each run one for each number of evaluations, from the same noise in all rows."""
     rows = []
     for directory in directories:
         task = config.read(directory / "config.json")

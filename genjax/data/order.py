@@ -29,22 +29,26 @@ def shuffled(position: int, count: int, seed: int) -> int:
     return index_shuffle(place, max_index=count - 1, seed=seed, rounds=ROUNDS)
 
 
-@lru_cache(maxsize=4)  # threads read ahead over the border of two epochs
+@lru_cache(maxsize=32)  # several loaders, whose threads read ahead over borders of epochs
 def epoch_order(count: int, seed: int) -> Int[np.ndarray, " count"]:
-    """The permutation of an epoch, for at most 65,536 examples."""
+    """The permutation of an epoch of at most 65,536 examples, not to be written to. Raises ValueError for more."""
+    if count > BLOCK:
+        raise ValueError(f"an epoch is ordered at once for at most {BLOCK} examples, not for {count}")
     if count == 1:
-        return np.zeros(1, np.int64)
-    every = np.arange(BLOCK)
+        return np.zeros(1, np.int32)
+    every = np.arange(BLOCK, dtype=np.int32)
     left, right = (every >> 8).astype(np.uint8), every.astype(np.uint8)
     keys = np.array(_round_keys(seed)).astype(np.uint8)
     for first, second in keys.reshape(-1, 2):
         left = left ^ _mixed(right) ^ first
         right = right ^ _mixed(left) ^ second
-    follows = left.astype(np.int64) << 8 | right
+    follows = left.astype(np.int32) << 8 | right
     lands = np.where(every < count, every, follows)
     while (lands[follows[:count]] >= count).any():
         lands = lands[lands]  # twice as far
-    return lands[follows[:count]]
+    order = lands[follows[:count]]
+    order.setflags(write=False)
+    return order
 
 
 def _mixed(x: UInt8[np.ndarray, " N"]) -> UInt8[np.ndarray, " N"]:

@@ -29,7 +29,7 @@ ConditionalDenoiser = Callable[[Array, Array, PyTree], Array]
 def classifier_free_guidance(
     denoiser: ConditionalDenoiser,
     unconditional: PyTree[Array, "C"],
-    scale: float | Float[Array, ""],
+    scale: float | Float[Array, ""] | Float[Array, "B *ones"],
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
@@ -38,11 +38,11 @@ def classifier_free_guidance(
     """u + scale * (c - u) of the conditional and unconditional predictions (Ho and Salimans 2022).
 
     `scale` is the w of SD3 and diffusers: 1 is no guidance (call `denoiser` itself: it costs half), 0 is
-    unconditional. `unconditional` has the tree and shapes of one batch of conditions. Both predictions come from one
-    forward pass of twice the batch.
+    unconditional; rows may have one each, (B, 1, ...). `unconditional` has the tree and shapes of one batch of
+    conditions. Both predictions come from one forward pass of twice the batch.
 
-    interval: (low, high), the times at which it guides; the prediction is the conditional one at others (Kynkaanniemi
-        et al. 2024, arXiv:2404.07724). Both passes are made all the same.
+    interval: (low, high), the times t, as the denoiser is given them, at which it guides; the prediction is the
+        conditional one at others (Kynkaanniemi et al. 2024, arXiv:2404.07724). Both passes are made all the same.
     rescale: phi of Lin et al. 2023, from 0 (none) to 1: how far each sample's standard deviation is brought back to
         that of the conditional prediction. A prediction of one value, which has none, is left as it is.
     guided_channels: how many of the last axis are guided, from the first on; the others are the conditional ones. Of a
@@ -71,8 +71,7 @@ def classifier_free_guidance(
             moved = jnp.concatenate([moved, whole[..., guided_channels:]], axis=-1)
         if interval is None:
             return moved
-        time = t.reshape(len(t), -1)[:, 0]  # the first, of a network that sees two
-        inside = (time >= interval[0]) & (time <= interval[1])
+        inside = (t >= interval[0]) & (t <= interval[1])
         return jnp.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), moved, whole)
 
     return guided

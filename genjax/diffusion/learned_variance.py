@@ -16,7 +16,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.likelihood import step_bound
-from genjax.diffusion.predictions import Denoised, Eps, Inputs, Network, Part, Prediction, Weigh, squared_error
+from genjax.diffusion.predictions import (
+    Denoised,
+    Eps,
+    Inputs,
+    Network,
+    Part,
+    Prediction,
+    SquaredError,
+    Weigh,
+    squared_error,
+)
 from genjax.diffusion.process import Process, Times, noised
 from genjax.errors import InputError
 
@@ -43,6 +53,11 @@ class LearnedVariance:
     """How many values a pixel takes, evenly from -1 to 1: of them the bound is."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mean, SquaredError):
+            kind = type(self.mean).__name__
+            raise InputError(
+                f"mean of LearnedVariance is learned by its squared error, and {kind} has a loss of its own"
+            )
         if self.levels < 2:
             raise InputError(f"levels of LearnedVariance is at least 2, not {self.levels}")
         if not 0 <= self.vlb_weight < math.inf:
@@ -84,7 +99,7 @@ class LearnedVariance:
         x_t = noised(process, x_0, eps, t)
         output = network(*self.inputs(process, x_t, t))
         mean, variance = jnp.split(output, 2, axis=-1)
-        loss = squared_error(mean - self.target(process, x_0, eps, t)) * weigh(self.mean)
+        loss = squared_error(mean - self.target(process, x_0, eps, t)) * weigh(self.mean, t)
         if not self.vlb_weight:
             return loss
         fixed_mean = jnp.concatenate([jax.lax.stop_gradient(mean), variance], axis=-1)

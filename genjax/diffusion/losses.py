@@ -33,18 +33,18 @@ def denoising_loss(
     """The loss of each sample, in float32 at least: of most predictions the weighted mean squared error.
 
     The network is called with what `prediction.inputs` makes of x_t and the times t. keys: one per row, for what a
-    prediction draws beside noise and time (`MeanVelocity` the other end of its interval); most draw nothing.
+    prediction draws beside noise and time in training: `MeanVelocity` the other end of its interval.
     """
 
     def wide(x: Array, t: Array) -> Array:
         return _wide(network(x, t))
 
-    weigh = partial(_weight, weighting, process, _wide(t))
+    weigh = partial(_weight, weighting, process)
     return prediction.loss(wide, process, x_0, eps, t, weigh, keys)
 
 
-def _weight(weighting: Weighting, process: Process, t: Array, prediction: Prediction) -> Array:
-    return on_output(weighting, process, prediction, t)
+def _weight(weighting: Weighting, process: Process, prediction: Prediction, t: Array) -> Array:
+    return on_output(weighting, process, prediction, _wide(t))
 
 
 def _wide(x: Array) -> Array:

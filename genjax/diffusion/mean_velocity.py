@@ -37,12 +37,13 @@ class MeanVelocity:
     """
 
     ends: TimeDensity = LogitNormal(-0.4, 1.0)
-    """Density of the second time of a row in training; of the two, t is the later one and r the earlier."""
+    """Density of the second time of a row in training; of the two, t is the later one and r the earlier. It is drawn as
+    it is: a system's time_shift and draws are of its first time."""
     instantaneous: float = 0.75
     """The share of rows with r = t."""
     power: float = 1.0
     """Each row's gradient is that of its squared error e, summed over the row, divided by (e + offset)^power (equation
-    22); 0 leaves e as it is. The value that is told is the mean squared error all the same."""
+    22), times the weight; 0 leaves e as it is. The value that is told is the weighted mean square all the same."""
     offset: float = 0.01
     """See `power`."""
 
@@ -81,10 +82,8 @@ class MeanVelocity:
         weigh: Weigh,
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, " B"]:
-        """The mean squared error of the identity at one interval per row; raises InputError without keys."""
-        if keys is None:
-            raise InputError("the loss of MeanVelocity draws the other end of each row's interval: it needs keys")
-        t, end = self.interval(process, t, keys)
+        """The weighted mean squared error of the identity at one interval per row; at r = t without keys."""
+        t, end = (t, t) if keys is None else self.interval(process, t, keys)
         x_t = noised(process, x_0, eps, t)
         along = velocity(process, x_0, eps, t)
 
@@ -93,10 +92,10 @@ class MeanVelocity:
 
         said, slope = jax.jvp(mean_velocity, (x_t, t), (along, jnp.ones_like(t)))
         length = (t - end).reshape(-1, *[1] * (x_t.ndim - 1))
-        told = squared_error(said - jax.lax.stop_gradient(along - length * slope)) * weigh(self)
-        total = told * x_t[0].size
-        led = total / jax.lax.stop_gradient(total + self.offset) ** self.power
-        return led + jax.lax.stop_gradient(told - led)
+        error, weight = squared_error(said - jax.lax.stop_gradient(along - length * slope)), weigh(self, t)
+        total = error * x_t[0].size
+        led = weight * total / jax.lax.stop_gradient(total + self.offset) ** self.power
+        return led + jax.lax.stop_gradient(weight * error - led)
 
     def interval(
         self, process: Process, t: Float[Array, " B"], keys: Key[Array, " B"]

@@ -30,7 +30,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.process import (
     Process,
@@ -56,6 +56,7 @@ __all__ = [
     "Prediction",
     "Preconditioned",
     "Score",
+    "SquaredError",
     "Velocity",
     "Weigh",
     "hub_slopes",
@@ -84,8 +85,8 @@ class Inputs(NamedTuple):
 Network = Callable[[Array, Array], Array]
 """From what `inputs` gives to the network's output, in float32 at least."""
 
-Weigh = Callable[["Prediction"], Array]
-"""The weight (B,) on the squared error of what a prediction is of, at the times of the rows."""
+Weigh = Callable[["Prediction", Array], Array]
+"""The weight (B,) on the squared error of what a prediction's network says, at times (B,)."""
 
 Part = Literal["data", "noise"]
 """What x_t is made of, and may have none of at an end of a path: data where alpha = 0, noise where sigma = 0."""
@@ -109,14 +110,25 @@ class Prediction(Protocol):
     def loss(
         self, network: Network, process: Process, x_0: Array, eps: Array, t: Array, weigh: Weigh, keys: Array | None
     ) -> Array:
-        """The loss of each row (B,); `keys` (B,) are for what else is drawn of a row, where something is."""
+        """The loss of each row (B,); `keys` (B,) are for what else is drawn of a row in training."""
 
 
-class _SquaredError:
-    def loss(self, network, process, x_0, eps, t, weigh, keys=None):
-        """The weighted squared error of the output."""
+class SquaredError:
+    """What the loss of most predictions is."""
+
+    def loss(
+        self,
+        network: Network,
+        process: Process,
+        x_0: Float[Array, "B *shape"],
+        eps: Float[Array, "B *shape"],
+        t: Float[Array, " B"],
+        weigh: Weigh,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, " B"]:
+        """The weighted squared error of the output (B,)."""
         output = network(*self.inputs(process, noised(process, x_0, eps, t), t))
-        return squared_error(output - self.target(process, x_0, eps, t)) * weigh(self)
+        return squared_error(output - self.target(process, x_0, eps, t)) * weigh(self, t)
 
 
 def squared_error(error: Float[Array, "B *shape"]) -> Float[Array, " B"]:
@@ -125,7 +137,7 @@ def squared_error(error: Float[Array, "B *shape"]) -> Float[Array, " B"]:
 
 
 @dataclass(frozen=True)
-class _Plain(_SquaredError):
+class _Plain(SquaredError):
     """A network that sees x_t and t as they are, or nearly so."""
 
     unit_inputs: bool = False
@@ -216,7 +228,7 @@ class Velocity(_Plain):
 
 
 @dataclass(frozen=True)
-class Preconditioned(_SquaredError):
+class Preconditioned(SquaredError):
     """EDM's F, between x_0 and eps, with inputs and targets of unit variance (Karras et al. 2022, equations 7 and 8).
 
     x_0 = c_skip x + c_out F(c_in x, c_noise), where x = x_t / alpha is the data with noise sigma / alpha:

@@ -48,7 +48,10 @@ class Weighting(Protocol):
 def on_output(
     weighting: Weighting, process: Process, prediction: Prediction, t: Float[Array, " B"]
 ) -> Float[Array, " B"]:
-    """The weight on the squared error of the network's output that is `weighting` on its own basis."""
+    """The weight on the squared error of the network's output that is `weighting` on its own basis.
+
+    Of a `LearnedVariance` the prediction is that of its mean.
+    """
     weight = weighting.weight(process, t)
     if weighting.basis == "output":
         return weight

@@ -1,7 +1,7 @@
 """DiT, a transformer of image patches that time and class modulate (Peebles and Xie 2022, arXiv:2212.09748, section 3).
 
     c  = MLP(sinusoid(1000 t)) + table[label]                           what modulates every block (adaLN-Zero)
-         + MLP(sinusoid(1000 (t - r)))                                  where it is told how far a step goes (MeanFlow)
+         + another MLP of t - r, likewise                               where it is told how far a step goes (MeanFlow)
     h  = norm(x) * (1 + scale) + shift
     x += gate * proj(softmax(q k^T / sqrt(H)) v),                       q, k, v linear in h
     x += gate' * MLP(norm(x) * (1 + scale') + shift')
@@ -95,11 +95,10 @@ class DiT(nn.Module):
             sinusoid = timestep_embedding(self.time_scale * t, 256, frequency_shift=self.frequency_shift)
             return MLP(width, width, nn.silu, small, name=name)(lying_on(sinusoid.astype(x.dtype), ("batch", None)))
 
+        if t.shape[1:] != ((2,) if self.intervals else ()):
+            times = "two times" if self.intervals else "one time"
+            raise InputError(f"with intervals = {self.intervals} a DiT sees {times} of a row, not t of shape {t.shape}")
         if self.intervals:
-            if t.shape[1:] != (2,):
-                raise InputError(
-                    f"with intervals = True a network sees two times of each row, not t of shape {t.shape}"
-                )
             condition = embedded(t[:, 0], "t_embedder") + embedded(t[:, 1], "interval_embedder")
         else:
             condition = embedded(t, "t_embedder")

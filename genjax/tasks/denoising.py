@@ -150,11 +150,11 @@ class Denoising(Task):
         condition: tuple[Array, ...],
         eps: Float[Array, "B H W C"],
         t: Float[Array, " B"],
-        keys: Key[Array, " B"],
+        keys: Key[Array, " B"] | None = None,
         *,
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, " B"]:
-        """The loss of each row at its noise and time; keys for what else its prediction draws."""
+        """The loss of each row at its noise and time; keys for what else its prediction draws in training."""
         return denoising_loss(
             lambda x, t: self.predict(trained, x, t, condition, dropout_keys),
             self.process,
@@ -257,9 +257,7 @@ def _stratum_losses(task: Denoising, trained, rows):
     condition = task.encode(trained, rows)
     eps = task.coupling.eps(row_keys(0, jnp.arange(len(x_0))), rows, x_0.shape[1:])
 
-    keys = row_keys(1, jnp.arange(len(x_0)))
-
     def at(t):
-        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t), keys).mean()
+        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()
 
     return jax.lax.map(at, jnp.asarray(STRATA, jnp.float32))

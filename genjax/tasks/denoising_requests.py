@@ -125,18 +125,23 @@ class Drawing:
         sampling.check(task, sampler)
         return sampler
 
+    def evaluations(self, sampler: Any) -> int:
+        """Network evaluations for one sample (NFE), those of the worse system counted."""
+        worse = 0 if self.worse is None else replace(sampler, guidance=1.0).evaluations
+        return sampler.evaluations + worse
+
     def told(self, task: Any) -> dict[str, float | int | str]:
         """How samples were drawn, without which figures of them say nothing."""
         return {
             "solver": type(self.solver).__name__,
             "steps": self.steps,
-            "nfe": self.sampler(task).evaluations,
+            "nfe": self.evaluations(self.sampler(task)),
             "guidance": self.guidance,
             "seed": self.seed,
-            **({} if self.interval == (0, 1) else {"interval": list(self.interval)}),
-            **({} if self.rescale == 0 else {"rescale": self.rescale}),
+            **({} if self.guidance == 1 or self.interval == (0, 1) else {"interval": list(self.interval)}),
+            **({} if self.guidance == 1 or self.rescale == 0 else {"rescale": self.rescale}),
             **({} if self.classifier is None else {"classifier_scale": self.classifier_scale}),
-            **({} if self.worse is None else {"worse_scale": self.worse_scale}),
+            **({} if self.worse is None else {"worse": self.worse, "worse_scale": self.worse_scale}),
         }
 
 
@@ -228,7 +233,7 @@ class DrawImages(Drawing):
         if classes:
             words = [real(task.data).class_names[i] for i in classes]
         taken = sampler if start is None else replace(sampler, steps=start.steps(sampler.steps))
-        evaluations = taken.evaluations
+        evaluations = self.evaluations(taken)
         if start is not None and start.inverted:
             evaluations += replace(taken, guidance=1.0).evaluations
         told = f"{sampler.steps} steps, guidance {sampler.guidance:g}, {evaluations} network evaluations each"

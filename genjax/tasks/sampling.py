@@ -34,6 +34,9 @@ __all__ = ["STEPS", "Sampler", "Worse", "check", "check_worse", "noise", "sample
 OF_STEPS = 2**31 - 2
 """What the seed is folded with for the noise of steps; rows, which are folded for the noise of the start, are fewer."""
 
+OF_WORSE = "worse."
+"""What the names of rows begin with that are for a worse system, which may read words in its own way."""
+
 STEPS = 64
 """One program draws samples in any number of steps up to this one, another in up to twice as many, and so on."""
 
@@ -93,16 +96,23 @@ class Worse(NamedTuple):
 
 def check_worse(task: Any, worse: Any, sampler: Sampler) -> None:
     """Raise InputError where a system `worse` cannot lead the samples of a task away from its errors."""
-    for part in ("process", "space", "condition"):
-        own, other = getattr(task, part), getattr(worse, part)
-        if own != other:
-            raise InputError(f"a worse run is of the same {part}, {own}, and this one is of {other}")
-    if worse.data.image_shape != task.data.image_shape:
-        raise InputError(
-            f"the images of a worse run are of shape {task.data.image_shape}, as those of the run, and these are of"
-            f" {worse.data.image_shape}"
-        )
-    sampler.times(worse.process, worse.prediction)
+
+    def told(system):
+        asked_by = system.condition.asked_by
+        return asked_by, *([tuple(system.data.class_names)] if asked_by == "label" else [])
+
+    for part, of in (
+        ("process", lambda system: system.process),
+        ("space", lambda system: system.space),
+        ("kind of condition and classes", told),
+        ("shape of images", lambda system: system.data.image_shape),
+    ):
+        if of(task) != of(worse):
+            raise InputError(f"a worse run has the {part} of the run, {of(task)}, and this one has {of(worse)}")
+    try:
+        sampler.times(worse.process, worse.prediction)
+    except InputError as error:
+        raise InputError(f"the worse run does not fit: {error}") from None
 
 
 def check(task: Any, sampler: Sampler, start: Start | None = None, rows: int | None = None) -> None:
@@ -177,6 +187,8 @@ def sample(
     if worse is not None:
         check_worse(task, worse.task, sampler)
         way = way._replace(worse=worse.task)
+        own = worse.task.condition.asked(words, worse.task.data)
+        rows |= {f"{OF_WORSE}{name}": array for name, array in own.items()}
         given["worse"] = worse.trained, worse.scale
     drawn = partial(_draw, way, **given)
 
@@ -221,22 +233,25 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
     """A batch of samples. `classifier` and `worse` are pairs of weights and a scale."""
     task = way.task
     images, wanted = rows.pop("start", None), rows.pop("wanted", None)
+    words_of_worse = {name.removeprefix(OF_WORSE): rows.pop(name) for name in list(rows) if name.startswith(OF_WORSE)}
     null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
+    predict = partial(task.predict, trained)
     condition = task.encode(trained, rows)
-    denoised = plain = _denoiser(task, partial(task.predict, trained), condition)
+    denoised = plain = _denoiser(task, lambda t: predict, condition)
     if way.interval is not None:
-        guided = classifier_free_guidance(
-            partial(task.predict, trained),
-            task.encode(trained, null),
-            guidance,
-            interval=None if way.interval == (0, 1) else way.interval,
-            rescale=way.rescale,
-            guided_channels=task.data.image_shape[-1],  # of a network that learns its variance, the first half
-        )
+        untold, (low, high) = task.encode(trained, null), way.interval
+
+        def guided(t):
+            scale = jnp.where((t >= low) & (t <= high), guidance, 1.0)
+            channels = task.data.image_shape[-1]  # of a network that learns its variance, the first half
+            options = {"rescale": way.rescale, "guided_channels": channels}
+            return classifier_free_guidance(predict, untold, scale[:, None, None, None], **options)
+
         denoised = _denoiser(task, guided, condition)
     if way.worse is not None:
-        told = way.worse.encode(worse[0], rows)
-        denoised = _led_away(denoised, _denoiser(way.worse, partial(way.worse.predict, worse[0]), told), worse[1])
+        told = way.worse.encode(worse[0], words_of_worse)
+        bad = _denoiser(way.worse, lambda t: partial(way.worse.predict, worse[0]), told)
+        denoised = _led_away(denoised, bad, worse[1])
     if way.classification is not None:
 
         def log_probability(x, t):
@@ -252,18 +267,21 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
         x = noised(task.process, task.space.to_x_0(images), _normal(row, images.shape[1:]), times[0])
     else:
         if task.condition.dropout:
-            plain = _denoiser(task, partial(task.predict, trained), task.encode(trained, null))
+            plain = _denoiser(task, lambda t: predict, task.encode(trained, null))
         x = integrate(way.solver, task.process, plain, task.space.to_x_0(images), rising, steps=steps)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
     x = integrate(way.solver, task.process, denoised, x, times, keys=keys, steps=steps, trajectory=way.trajectory)
     return task.space.to_image(x)
 
 
-def _denoiser(task: Any, network, condition):
-    """The pair that the network stands for; told where a step ends too, of mean velocities."""
+def _denoiser(task: Any, network_at, condition):
+    """The pair that the network of a time stands for; told where a step ends too, of mean velocities.
+
+    The time is that of the process, which is not always what the network sees of it.
+    """
 
     def denoised(x, t, *end):
-        output = network(*task.prediction.inputs(task.process, x, t, *end), condition)
+        output = network_at(t)(*task.prediction.inputs(task.process, x, t, *end), condition)
         return task.prediction.denoised(task.process, output, x, t)
 
     return denoised

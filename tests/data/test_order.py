@@ -19,6 +19,13 @@ def test_the_permutation_of_an_epoch_is_that_of_grains_shuffle(count, seed):
     np.testing.assert_array_equal(np.sort(order), np.arange(count))
 
 
+def test_an_order_is_not_to_be_written_to_and_a_set_that_is_too_large_is_refused():
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(10, 0).sort()
+    with pytest.raises(ValueError, match="for at most 65536 examples, not for 65537"):
+        epoch_order(2**16 + 1, 0)
+
+
 @pytest.mark.parametrize("count", [5, 2**16, 2**16 + 1, 10**6])
 def test_an_epoch_has_the_seed_of_its_number_and_a_large_set_is_asked_of_grain(count):
     for epoch, place in ((0, 3), (2, 0), (7, 4)):

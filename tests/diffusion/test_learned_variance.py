@@ -11,6 +11,7 @@ from scipy.stats import norm
 from genjax.diffusion.learned_variance import LearnedVariance
 from genjax.diffusion.likelihood import step_bound
 from genjax.diffusion.losses import denoising_loss
+from genjax.diffusion.mean_velocity import MeanVelocity
 from genjax.diffusion.predictions import Eps, V
 from genjax.diffusion.process import noised
 from genjax.diffusion.processes import DDPM, VP
@@ -135,6 +136,7 @@ def test_a_step_that_would_end_nearer_to_the_data_than_half_of_one_ends_there():
     [
         ({"vlb_weight": -1.0}, "vlb_weight of LearnedVariance is 0 or more, not -1.0"),
         ({"steps": 1}, "steps of LearnedVariance is at least 2, not 1"),
+        ({"mean": MeanVelocity()}, "mean of LearnedVariance is learned by its squared error, and MeanVelocity has"),
         ({"levels": 1}, "levels of LearnedVariance is at least 2, not 1"),
     ],
 )

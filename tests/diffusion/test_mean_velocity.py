@@ -14,6 +14,7 @@ from genjax.diffusion.process import RectifiedFlow, like, noised, velocity
 from genjax.diffusion.processes import Trigonometric
 from genjax.diffusion.targets import Gaussian
 from genjax.diffusion.times import LogitNormal, Uniform
+from genjax.diffusion.weightings import MinSNR, on_output
 from genjax.errors import InputError
 from genjax.keys import row_keys
 
@@ -103,11 +104,11 @@ def test_the_value_is_the_mean_square_and_the_gradient_that_of_the_normalised_on
     """Geng et al. 2025, equation 22: the gradient of e / (e + c)^p with the denominator held still."""
     (x_0, eps), t, keys = x_0_and_eps, jnp.asarray(T, jnp.float32), row_keys(0, jnp.arange(7))
 
-    def losses(scale, power):
+    def losses(scale, power, offset=0.01):
         def network(x, t):
             return scale[:, None, None] * x
 
-        prediction = MeanVelocity(power=power, instantaneous=1.0)
+        prediction = MeanVelocity(power=power, instantaneous=1.0, offset=offset)
         return denoising_loss(network, RectifiedFlow(), prediction, x_0, eps, t, keys=keys)
 
     ones = jnp.ones(7)
@@ -115,10 +116,10 @@ def test_the_value_is_the_mean_square_and_the_gradient_that_of_the_normalised_on
     later, _ = MeanVelocity(instantaneous=1.0).interval(RectifiedFlow(), t, keys)
     x_t = noised(RectifiedFlow(), x_0, eps, later)
     np.testing.assert_allclose(slope, (2 * x_t * (x_t - eps + x_0)).sum(axis=(1, 2)), rtol=1e-4)
-    for power in (0.5, 1.0):
-        value, moved = jax.jvp(functools.partial(losses, power=power), (ones,), (ones,))
+    for power, offset in ((0.5, 0.01), (1.0, 0.01), (1.0, 2.0)):
+        value, moved = jax.jvp(functools.partial(losses, power=power, offset=offset), (ones,), (ones,))
         np.testing.assert_allclose(value, plain, rtol=1e-6)
-        np.testing.assert_allclose(moved, slope / (6 * plain + 0.01) ** power, rtol=1e-5)
+        np.testing.assert_allclose(moved, slope / (6 * plain + offset) ** power, rtol=1e-5)
 
 
 def test_an_interval_is_of_two_times_in_their_order_and_of_one_in_a_share_of_rows(x64):
@@ -133,6 +134,8 @@ def test_an_interval_is_of_two_times_in_their_order_and_of_one_in_a_share_of_row
         assert np.mean(t < density.quantile(jnp.float64(share))) == pytest.approx(share**2, abs=0.015)
     apart = t != end
     assert np.mean(end[apart] < density.quantile(jnp.float64(0.5))) == pytest.approx(0.75, abs=0.02)
+    _, end = MeanVelocity(ends=Uniform(), instantaneous=0.0).interval(RectifiedFlow(), jnp.ones(count), keys)
+    assert np.mean(end < 0.2) == pytest.approx(0.2, abs=0.015)
 
 
 def test_a_network_sees_the_time_and_the_length_of_the_way(x_0_and_eps):
@@ -150,10 +153,35 @@ def test_the_pair_it_stands_for_has_its_velocity(process, x64, x_0_and_eps):
     np.testing.assert_allclose(noised(process, x_0, eps, T), x_t, rtol=1e-9)
 
 
-def test_a_loss_without_keys_is_refused(x_0_and_eps):
-    x_0, eps = x_0_and_eps
-    with pytest.raises(InputError, match="draws the other end of each row's interval: it needs keys"):
-        denoising_loss(lambda x, t: x, RectifiedFlow(), MeanVelocity(), x_0, eps, jnp.asarray(T))
+def test_without_keys_the_loss_is_that_of_the_velocity_at_the_given_times(x_0_and_eps):
+    (x_0, eps), t = x_0_and_eps, jnp.asarray(T, jnp.float32)
+
+    def network(x, t):
+        return jnp.sin(x) * like(t.reshape(7, -1)[:, 0], x)
+
+    losses = [denoising_loss(network, RectifiedFlow(), p, x_0, eps, t) for p in (MeanVelocity(), Velocity())]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_weighting_multiplies_the_value_and_the_gradient_at_the_time_of_the_loss(x_0_and_eps, power):
+    (x_0, eps), t, keys = x_0_and_eps, jnp.asarray(T, jnp.float32), row_keys(0, jnp.arange(7))
+    prediction = MeanVelocity(power=power, instantaneous=0.0)
+    later, _ = prediction.interval(RectifiedFlow(), t, keys)
+    assert (later != t).any()
+    weight = on_output(MinSNR(0.5), RectifiedFlow(), prediction, later)
+
+    def losses(scale, *weighting):
+        def network(x, t):
+            return scale[:, None, None] * x * like(t.sum(axis=1), x)
+
+        return denoising_loss(network, RectifiedFlow(), prediction, x_0, eps, t, *weighting, keys=keys)
+
+    ones = jnp.ones(7)
+    plain = jax.jvp(losses, (ones,), (ones,))
+    weighted = jax.jvp(lambda scale: losses(scale, MinSNR(0.5)), (ones,), (ones,))
+    for one, other in zip(weighted, plain, strict=True):
+        np.testing.assert_allclose(one, weight * other, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,19 @@ def test_a_network_of_intervals_sees_both_times_of_each_sample_and_without_a_len
     np.testing.assert_allclose(output, plain, atol=2e-5)
 
 
-def test_a_network_of_intervals_refuses_a_single_time():
-    with pytest.raises(InputError, match="sees two times of each row"):
-        parameters(MODEL.clone(intervals=True))
+def test_both_numbers_of_time_are_embedded_in_one_way():
+    """With equal weights of both embedders they may change places."""
+    model = MODEL.clone(intervals=True, depth=1, time_scale=3.0)
+    times = np.array([[0.1, 0.05], [0.5, 0.4], [0.9, 0.2]], np.float32)
+    leaves, tree = jax.tree.flatten(parameters(model, t=times))
+    params = dict(jax.tree.unflatten(tree, [normal(i, x.shape, 0.3) for i, x in enumerate(leaves)]))
+    params["interval_embedder"] = params["t_embedder"]
+    apply = jax.jit(lambda t: model.apply({"params": params}, **inputs() | {"t": t}))
+    np.testing.assert_allclose(apply(times), apply(times[:, ::-1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("intervals", "sentence"), [(True, "two times of a row"), (False, "one time of a row")])
+def test_times_of_another_shape_are_refused(intervals, sentence):
+    shape = (3,) if intervals else (3, 2)
+    with pytest.raises(InputError, match=sentence):
+        parameters(MODEL.clone(intervals=intervals), t=np.zeros(shape, np.float32))

@@ -26,7 +26,9 @@ from genjax.parallel.rules import unbox
 from genjax.tasks import denoising
 from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.sampling import Worse, check
 from genjax.tasks.spaces import Latents
+from genjax.tasks.starts import Start
 from genjax.training.task import Train
 
 
@@ -309,5 +311,33 @@ def test_what_knows_no_ends_of_steps_is_refused(changes, sentence):
 
 
 def test_a_network_of_intervals_with_a_prediction_of_one_time_is_refused():
-    with pytest.raises(InputError, match="sees two times of each row"):
+    with pytest.raises(InputError, match="sees two times of a row"):
         replace(MEANFLOW, prediction=V(), sampler=replace(MEANFLOW.sampler, solver=Euler())).check()
+
+
+def test_what_leads_a_jump_is_told_where_it_ends_too():
+    """A worse network that says the length of the way, against one that says nothing, goes back by it."""
+
+    class Says(nn.Module):
+        factor: float
+        channels: int = 1
+        intervals: bool = True
+
+        @nn.compact
+        def __call__(self, x_t, t):
+            one = self.param("one", nn.initializers.ones, ())
+            return jnp.zeros_like(x_t) + self.factor * one * like(t[:, 1], x_t)
+
+    silent, worse = (replace(MEANFLOW, model=Says(f), condition=Nothing(), space=Latents()) for f in (0.0, 1.0))
+    trained = silent.init(jax.random.key(0)).trained
+    noise = silent.noise(0, 2)
+    for steps in (1, 4):
+        sampler = replace(silent.sampler, steps=steps)
+        drawn = silent.sample(trained, [""] * 2, seed=0, sampler=sampler, worse=Worse(worse, trained, 3.0))
+        np.testing.assert_allclose(drawn, noise + 2 / steps, atol=1e-5)
+
+
+def test_an_inversion_does_not_jump():
+    start = Start(np.zeros((1, 8, 8, 1), np.float32), 1.0, inverted=True)
+    with pytest.raises(InputError, match="Jump steps from noise to data"):
+        check(MEANFLOW, MEANFLOW.sampler, start)

@@ -69,10 +69,36 @@ def test_a_worse_run_leads_and_one_of_another_kind_is_refused(task, parts, monke
     assert np.abs(led - task.sample(parts.trained, words, seed=0)).max() > 1e-3
     judged = replace(task.request("evaluate"), worse="runs/small", worse_scale=1.5, interval=(0.1, 0.9), rescale=0.5)
     told = judged.told(task)
-    assert (told["worse_scale"], told["interval"], told["rescale"]) == (1.5, [0.1, 0.9], 0.5)
+    assert (told["worse"], told["worse_scale"]) == ("runs/small", 1.5)
+    assert (told["interval"], told["rescale"], told["nfe"]) == ([0.1, 0.9], 0.5, 9)
+    assert not {"interval", "rescale"} & replace(judged, guidance=1.0).told(task).keys()
+    assert (judged.sampler(task).interval, judged.sampler(task).rescale) == ((0.1, 0.9), 0.5)
     monkeypatch.setattr(denoising_requests.config, "read", lambda path: object())
     with pytest.raises(InputError, match="--worse is a run of Denoising, and runs/small is one of object"):
         judged.check(task)
+
+
+@pytest.mark.parametrize("judge", [JudgeImages, JudgeCaptions])
+def test_figures_are_of_samples_that_the_worse_run_has_led(task, parts, monkeypatch, judge):
+    asked = {name: getattr(task.sampler, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
+    request, worse, seen = judge(num=2, worse="runs/small", **asked), Worse(task, parts.trained, 2.0), []
+
+    class Sampled(Exception):
+        pass
+
+    def sample(*_, worse, **__):
+        seen.append(worse)
+        raise Sampled
+
+    def caption_figures(data, draw, *_, **__):
+        return draw(["a"])
+
+    monkeypatch.setattr(judge, "led", lambda self, task: worse)
+    monkeypatch.setattr(type(task), "sample", sample)
+    monkeypatch.setattr(denoising_requests, "caption_figures", caption_figures)
+    with pytest.raises(Sampled):
+        list(request(task, parts))
+    assert seen == [worse]
 
 
 class Found(NamedTuple):

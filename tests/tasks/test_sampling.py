@@ -1,16 +1,24 @@
 """Laws of how samples are led; that a sample is a function of seed, place and wish is with the system."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+from genjax.data import Digits
+from genjax.diffusion.grids import GivenTimes
 from genjax.diffusion.mean_velocity import MeanVelocity
-from genjax.diffusion.processes import VP
-from genjax.diffusion.solvers import Jump
+from genjax.diffusion.predictions import Eps, Preconditioned
+from genjax.diffusion.processes import EDM, VP
+from genjax.diffusion.solvers import Euler, Jump
 from genjax.errors import InputError
+from genjax.models.unet import UNet
+from genjax.parallel.rules import unbox
 from genjax.tasks import sampling
+from genjax.tasks.conditions import Label
+from genjax.tasks.denoising import Denoising
 from genjax.tasks.sampling import Sampler, Worse, check_worse
 from genjax.tasks.spaces import Latents
 
@@ -73,16 +81,63 @@ def test_a_scale_is_no_new_program(unclipped, params, worse):
     assert sampling._draw._cache_size() == size
 
 
-def test_a_system_that_knows_other_paths_or_words_or_sizes_is_refused(task):
-    check_worse(task, task, task.sampler)
+def test_a_system_that_knows_other_paths_or_classes_or_sizes_is_refused(task):
+    small = task.condition.encoder.clone(max_length=20)
+    check_worse(task, replace(task, condition=replace(task.condition, dropout=0.0, encoder=small)), task.sampler)
+    by_class = replace(task, condition=Label(), data=Digits())
     others = {
-        "a worse run is of the same process, RectifiedFlow": replace(task, process=VP()),
-        "a worse run is of the same space, Pixels": replace(task, space=Latents()),
-        "a worse run is of the same condition, Text": replace(task, condition=replace(task.condition, dropout=0.0)),
+        "has the process of the run, RectifiedFlow": (task, replace(task, process=VP())),
+        "has the space of the run, Pixels": (task, replace(task, space=Latents())),
+        "has the kind of condition and classes of the run, .'prompt',": (task, by_class),
+        "and this one has .'label', .'eins'": (by_class, replace(by_class, data=Named(("eins",)))),
+        "has the shape of images of the run, .8, 8, 1.,": (task, replace(task, data=Named((), (16, 16, 1)))),
+        "the worse run does not fit: Eps needs some data": (task, replace(task, prediction=Eps())),
     }
-    for sentence, other in others.items():
+    for sentence, (one, other) in others.items():
         with pytest.raises(InputError, match=sentence):
-            check_worse(task, other, task.sampler)
+            check_worse(one, other, task.sampler)
+
+
+class Named(NamedTuple):
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...] = (8, 8, 1)
+
+
+def test_a_worse_system_reads_words_in_its_own_way(unclipped, params, worse):
+    """By an encoder of shorter texts: its tokens are of another shape."""
+    encoder = unclipped.condition.encoder.clone(max_length=20)
+    other = replace(unclipped, condition=replace(unclipped.condition, encoder=encoder))
+    less = jax.tree.map(lambda leaf: leaf, worse.trained)
+    less["text"] = less["text"] | {"positions": less["text"]["positions"][:20]}
+    plain = replace(unclipped.sampler, guidance=1.0)
+    good, bad = (t.sample(p, WORDS, seed=0, sampler=plain) for t, p in ((unclipped, params), (other, less)))
+    led = unclipped.sample(params, WORDS, seed=0, sampler=plain, worse=Worse(other, less, 3.0))
+    np.testing.assert_allclose(led, bad + 3 * (good - bad), atol=1e-5)
+
+
+def test_the_interval_is_of_times_whatever_the_network_sees_of_them():
+    """EDM's network sees log(sigma) / 4, which is 0.9 where t is 0.5."""
+    task = Denoising(
+        model=UNet(channels=1, widths=(8,), blocks=1, attention_levels=(), middle_attention=False, groups=4,
+                   num_classes=10, null_class=True),
+        condition=Label(),
+        space=Latents(),
+        process=EDM(),
+        prediction=Preconditioned(),
+        sampler=Sampler(Euler(), steps=1, guidance=3.0, grid=GivenTimes((0.5, 0.4))),
+        data=Digits(),
+    )  # fmt: skip
+    shapes = unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    rng = np.random.default_rng(1)
+    trained = jax.tree.map(lambda leaf: np.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes).trained
+
+    def drawn(**fields):
+        return task.sample(trained, ["one"], seed=0, sampler=replace(task.sampler, **fields))
+
+    whole, none = drawn(), drawn(guidance=1.0)
+    assert np.abs(whole - none).max() > 1e-3
+    np.testing.assert_allclose(drawn(interval=(0.45, 0.55)), whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(drawn(interval=(0.85, 0.95)), none, rtol=1e-4, atol=1e-4)
 
 
 def test_a_worse_system_of_one_time_is_refused_where_steps_are_jumps(task):

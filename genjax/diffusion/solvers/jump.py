@@ -3,7 +3,8 @@
     x+ = x + h u(x, t, t+)                                        h = t+ - t, negative from noise to data
 
 One step is exact for an exact mean velocity, however long it is. What it is told of is not a velocity at a time, so its
-denoiser takes the end of the step besides: `denoiser(x, t, t_next)`, with the pair whose velocity at x is u.
+denoiser takes the end of the step besides: `denoiser(x, t, t_next)`, with the pair whose velocity at x is u. (Guidance
+of a jump extrapolates means, and is a heuristic: the mean of the guided velocity is another one.)
 """
 
 from dataclasses import dataclass
