@@ -341,3 +341,23 @@ def test_an_inversion_does_not_jump():
     start = Start(np.zeros((1, 8, 8, 1), np.float32), 1.0, inverted=True)
     with pytest.raises(InputError, match="Jump steps from noise to data"):
         check(MEANFLOW, MEANFLOW.sampler, start)
+
+
+def test_the_two_times_of_a_row_are_drawn_apart(monkeypatch):
+    """Of two that are uniform the mean distance is a third, and they do not go together."""
+    seen = []
+
+    def loss(network, process, prediction, x_0, eps, t, weighting, keys):
+        seen.append((t, *prediction.interval(process, t, keys)))
+        return t
+
+    monkeypatch.setattr(denoising, "denoising_loss", loss)
+    prediction = MeanVelocity(ends=Uniform(), instantaneous=0.0)
+    task = replace(MEANFLOW, times=Uniform(), prediction=prediction)
+    batch = {"image": jnp.zeros((2000, 8, 8, 1)), "label": jnp.zeros(2000, jnp.int32)}
+    parts = unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    task.loss(parts, batch, jax.random.split(jax.random.key(2), 2000), task.totals(batch))
+    t, later, earlier = map(np.asarray, seen[0])
+    other = np.where(later == t, earlier, later)
+    assert (later - earlier).mean() == pytest.approx(1 / 3, abs=0.03)
+    assert abs(np.corrcoef(t, other)[0, 1]) < 0.08
