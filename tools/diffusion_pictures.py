@@ -121,7 +121,7 @@ def steps(directories: list[Path]) -> np.ndarray:
             sampler = replace(task.sampler, steps=number, guidance=1.0)
             rows.append(to_uint8(task.sample(parts.trained, words, seed=3, sampler=sampler)))
     canvas = grid(np.concatenate(rows), columns=len(rows[0]))
-    return canvas[..., 0].repeat(3, 0).repeat(3, 1) if canvas.ndim == 3 else canvas.repeat(3, 0).repeat(3, 1)
+    return canvas[..., 0].repeat(4, 0).repeat(4, 1)
 
 
 if __name__ == "__main__":
