@@ -131,23 +131,24 @@ CHAINS = {
 
 def unet_cases(options: Sampling) -> list[Case]:
     system, _ = config.load(str(CONFIGS / "ddpm.py"))
-    levels = ["AttnDownBlock2D" if i in system.model.attention_levels else "DownBlock2D" for i in (0, 1)]
+    own = system.model
+    levels = ["AttnDownBlock2D" if i in own.attention_levels else "DownBlock2D" for i in range(len(own.widths))]
     reference = diffusers.UNet2DModel(
         sample_size=system.data.image_shape[0],
-        in_channels=system.model.channels,
-        out_channels=system.model.channels,
-        block_out_channels=system.model.widths,
+        in_channels=own.channels,
+        out_channels=own.channels,
+        block_out_channels=own.widths,
         down_block_types=levels,
         up_block_types=[name.replace("Down", "Up") for name in reversed(levels)],
-        layers_per_block=system.model.blocks,
+        layers_per_block=own.blocks,
         attention_head_dim=None,
-        norm_num_groups=system.model.groups,
-        norm_eps=system.model.epsilon,
+        norm_num_groups=own.groups,
+        norm_eps=own.epsilon,
         downsample_padding=0,
         flip_sin_to_cos=False,
         freq_shift=1,
     ).eval()
-    model = system.model.clone(**unet.sizes_from_config(reference.config))
+    model = own.clone(**unet.sizes_from_config(reference.config))
     params = random_like(model, normal(1, system.data.image_shape), jnp.ones(1))
     weights = unet.to_diffusers(params)
     reference.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=True)
