@@ -25,6 +25,7 @@ jaxtyping.Array = jaxtyping.ArrayLike  # numpy's arrays and numbers do as well a
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
 jaxtyping.install_import_hook([f"genjax.{room}" for room in CHECKED], CHECKER)
 
+KERNELS = Path(__file__).parent / "pallas_kernels"
 DEVICES = 4
 CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.05, "jax_persistent_cache_min_entry_size_bytes": -1}
 """Kept is what takes longer to compile than to read: of thousands of programs most are so small that they are not."""
@@ -53,6 +54,14 @@ def pytest_configure(config):
         share_what_is_compiled(config)
         compile_quickly(config.option.markexpr.startswith("not slow"))
     jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The kernels' suite is half as long as all others together: it runs where it is named, and on a GPU."""
+    if collection_path != KERNELS or config.option.markexpr == "gpu":
+        return None
+    named = [(config.invocation_params.dir / arg.partition("::")[0]).resolve() for arg in config.args]
+    return None if any(path.is_relative_to(KERNELS) for path in named) else True
 
 
 def compile_quickly(quickly: bool):

@@ -137,6 +137,7 @@ def test_sinkhorn_in_single_precision_stays_near(solve):
     assert 0 <= single.value - exact <= 0.02 * np.log(24)
 
 
+@pytest.mark.slow
 @both_powers
 def test_the_sinkhorn_divergence_is_zero_for_equal_sets_positive_else_and_leads_one_set_to_the_other(x64, power):
     divergence = jax.jit(lambda x, y: sinkhorn_divergence(x, y, 0.3, power=power, tolerance=1e-9))

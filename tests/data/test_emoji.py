@@ -44,6 +44,7 @@ def picture_of(emojis: Emoji, caption: str) -> np.ndarray:
     return emojis._arrays[0][row]
 
 
+@pytest.mark.slow
 def test_there_are_thousands_and_no_two_are_alike(emojis):
     pixels = emojis._arrays[0]
     assert len(emojis.pictures) == len(pixels) > 3500

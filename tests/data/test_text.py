@@ -124,6 +124,7 @@ def test_the_standard_library_is_there_without_a_download(library):
     assert row["tokens"].max() <= 256 and "\n" in library.tokenizer.decode(row["tokens"])
 
 
+@pytest.mark.slow
 def test_the_split_is_the_same_in_every_process(library):
     program = "import hashlib; from genjax.data.text import Text; "
     program += "print(hashlib.sha256(Text().held_out_bytes()).hexdigest(), end='')"

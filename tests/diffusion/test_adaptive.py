@@ -54,6 +54,7 @@ def test_a_sample_does_not_depend_on_its_batch(x64):
     assert len(set(map(int, together.evaluations))) > 1
 
 
+@pytest.mark.slow
 def test_it_takes_about_as_many_evaluations_as_scipy(x64):
     for tolerance in (1e-4, 1e-7):
 

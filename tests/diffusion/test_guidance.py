@@ -194,6 +194,7 @@ def points():
     return np.random.default_rng(0).normal(size=(4, 2)), np.array([0.1, 0.4, 0.7, 0.95])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [[1], [0, 2]])
 def test_the_true_classifier_turns_the_denoiser_of_all_into_that_of_its_classes(process, points, wanted, x64):
     def log_probability(x, t):

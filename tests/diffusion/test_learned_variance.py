@@ -106,6 +106,7 @@ def test_the_bound_teaches_the_variance_and_not_the_mean(learned):
     assert (np.abs(gradients[1]).max(axis=(1, 2)) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_longer_or_a_heavier_chain_counts_for_more(learned):
     x_0, eps, says, u, t = learned
     loss = functools.partial(loss_of, says, u, x_0, eps, t[1:2].repeat(7))
@@ -113,6 +114,7 @@ def test_a_longer_or_a_heavier_chain_counts_for_more(learned):
     np.testing.assert_allclose(twice - simple, 2 * (once - simple), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_that_would_end_nearer_to_the_data_than_half_of_one_ends_there():
     """From 1.4 steps, at the data: the cost is that of levels, a log-probability, for times drawn continuously."""
     prediction, process = LearnedVariance(), DDPM()

@@ -47,6 +47,7 @@ def grid(process):
 # ---------------------------------------------------------------------------------------------- probability-flow ODE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "process"), GAUSSIANS + MIXTURES, ids=lambda value: type(value).__name__)
 def test_the_bits_of_an_analytic_target_are_exact_to_a_thousandth(target, process, x64):
     """Of samples of it, in the mean: of a single one, what is left of its mean at t = 1 moves the prior's density."""
@@ -71,6 +72,7 @@ def test_a_path_that_ends_before_time_1_has_the_prior_of_its_end(x64):
     )
 
 
+@pytest.mark.slow
 def test_the_error_of_the_integrator_falls_with_the_fourth_power_of_the_step(x64):
     """Between two times, where the closed form is that of the times themselves."""
     target, process = Mixture(), Trigonometric()
@@ -134,6 +136,7 @@ def test_signs_have_no_variance_where_the_jacobian_is_diagonal(x64):
     np.testing.assert_allclose(Hutchinson()(lambda x: x**3, rows, noise)[1], (3 * rows**2).sum(axis=1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_density_by_hutchinson_is_unbiased_and_its_noise_is_fixed_for_the_solve(x64):
     target, process, count = Mixture(), Trigonometric(), 600
     x, times = jnp.broadcast_to(jnp.asarray(X[0]), (count, 2)), np.linspace(1e-4, 1, 41)
@@ -280,6 +283,7 @@ def _compiled(bound, process, denoised):
     return jax.jit(functools.partial(bound, process, functools.partial(denoised, process), levels=LEVELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
 def test_the_continuous_bound_of_the_best_denoiser_is_the_entropy_of_the_data(process, levels_of_a_gaussian):
     """Kingma et al. 2021: with infinitely many steps nothing is lost."""
@@ -289,6 +293,7 @@ def test_the_continuous_bound_of_the_best_denoiser_is_the_entropy_of_the_data(pr
     assert abs(bound.mean() - entropy) < 4 * bound.std() / COUNT**0.5 + 2e-3
 
 
+@pytest.mark.slow
 def test_the_excess_of_a_chain_over_the_entropy_falls_with_the_number_of_its_steps(levels_of_a_gaussian):
     """Kingma et al. 2021, section 4: never below it, and in proportion to the length of a step."""
     x_0, denoised, entropy = levels_of_a_gaussian

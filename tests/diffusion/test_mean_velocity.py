@@ -63,6 +63,7 @@ def test_the_target_is_unbiased_so_the_mean_velocity_of_a_flow_has_no_gradient(p
     assert slope.std() / count**0.5 < 0.02
 
 
+@pytest.mark.slow
 def test_of_one_point_of_data_the_exact_mean_velocity_has_no_loss(x64):
     """There is one path to it from each noise, so that the target is the truth itself, row by row."""
     point = jnp.broadcast_to(jnp.array([0.3, -0.7]), (7, 2))
@@ -86,6 +87,7 @@ def test_of_one_point_of_data_the_exact_mean_velocity_has_no_loss(x64):
     np.testing.assert_allclose(loss, np.zeros(7), atol=1e-20)
 
 
+@pytest.mark.slow
 def test_without_intervals_and_normalisation_it_is_flow_matching(x_0_and_eps):
     x_0, eps = x_0_and_eps
     t, keys = jnp.asarray(T, jnp.float32), row_keys(0, jnp.arange(7))
@@ -122,6 +124,7 @@ def test_the_value_is_the_mean_square_and_the_gradient_that_of_the_normalised_on
         np.testing.assert_allclose(moved, slope / (6 * plain + offset) ** power, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interval_is_of_two_times_in_their_order_and_of_one_in_a_share_of_rows(x64):
     """Of two independent draws the later has the square of their distribution function."""
     count, keys = 20_000, row_keys(0, jnp.arange(20_000))

@@ -87,6 +87,7 @@ def test_what_preserves_variance_does(process):
     np.testing.assert_allclose(process.alpha(t) ** 2 + process.sigma(t) ** 2, 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cosine_vp_is_that_of_nichol_and_dhariwal_until_its_beta_is_cut(x64):
     t = np.linspace(0, 0.997, 12)
     squared = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2

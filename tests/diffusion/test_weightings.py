@@ -131,6 +131,7 @@ def test_unweighted_is_1_on_whatever_the_network_says(process):
         np.testing.assert_array_equal(on_output(Unweighted(), process, prediction, T), 1)
 
 
+@pytest.mark.slow
 def test_weights_are_finite_in_single_precision_at_every_time_that_can_be_drawn(process):
     t = jnp.asarray([2.0**-24, 1e-3, 0.5, 1 - 2.0**-24], jnp.float32)
     for weighting, prediction in itertools.product(WEIGHTINGS, [X0(), Eps(), V(), Velocity(), Preconditioned()]):

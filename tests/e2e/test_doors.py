@@ -204,6 +204,7 @@ def test_where_no_weights_are_is_told_at_every_door(runs, tmp_path, door):
     assert_refused(door.main, ("seven",), "'seven' is not an option")
 
 
+@pytest.mark.slow
 def test_a_work_directory_of_another_config_is_refused_and_left_alone(tmp_path):
     run = tmp_path / "run"
     words = ("--config", SD3, "--workdir", run)

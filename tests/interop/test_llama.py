@@ -43,6 +43,7 @@ def random_params(**changes):
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grouped", "tied"])
 def test_logits_loss_and_greedy_text_are_the_golden_ones_of_transformers(name):
     arrays, metadata = read_flat(GOLDEN / f"decoder_{name}.safetensors")

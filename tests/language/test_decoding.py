@@ -175,6 +175,7 @@ def test_greedy_decoding_is_what_the_full_forward_pass_says_again_and_again():
             row.append(int(token))
 
 
+@pytest.mark.slow
 def test_logits_of_the_loop_are_those_of_the_full_forward_pass():
     state = prefill(network(), MODEL.empty_cache(3, 24), PROMPTS, LENGTHS)
     state, tokens = advance(network(), TokenSampler(), row_keys(jax.random.key(3), np.arange(3)), state, steps=12)

@@ -98,6 +98,7 @@ def test_no_token_sees_what_comes_after_it_and_all_see_what_came_before():
         assert (differs[0, place:] > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_packed_documents_have_the_logits_that_each_has_alone():
     packed = apply(GROUPED)(weights(GROUPED), TOKENS, segments=SEGMENTS)
     for row, segment in [(0, 0), (0, 1), (0, 2), (1, 4), (1, 3)]:
@@ -210,6 +211,7 @@ def gradient_and_work(policy: str):
     return jit(jax.grad(mean_square))(weights(GROUPED)), program.count(" logistic ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["dots", "full"])
 def test_rematerialisation_changes_no_name_and_no_gradient_and_adds_work(policy):
     assert parameters(GROUPED.clone(remat=policy)) == parameters(GROUPED)

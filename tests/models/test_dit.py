@@ -194,6 +194,7 @@ def test_a_side_that_is_no_multiple_of_the_patch_is_refused(shape):
         parameters(MODEL, x_t=np.zeros(shape))
 
 
+@pytest.mark.slow
 def test_a_network_of_intervals_sees_both_times_of_each_sample_and_without_a_length_one_more_embedding():
     """Its word for a length of 0 is that of the network of one time whose embedding of time has that of 0 added."""
     model = MODEL.clone(intervals=True, depth=1)

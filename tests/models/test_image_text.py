@@ -39,6 +39,7 @@ def test_features_are_unit_vectors_of_one_width_and_the_temperature_starts_as_cl
     np.testing.assert_allclose(temperature, 0.07, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_tower_alone_gives_what_both_do_and_a_row_does_not_depend_on_the_others(params, outputs):
     image = MODEL.apply(params, IMAGES[3:4], method=MODEL.encode_image)
     text = MODEL.apply(params, TOKENS[3:4], method=MODEL.encode_text)

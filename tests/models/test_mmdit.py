@@ -76,6 +76,7 @@ def test_tokens_are_patches_row_by_row_and_channels_vary_fastest_inside():
         np.testing.assert_array_equal(tokens[:, 3 * row + column], patch.reshape(2, -1))
 
 
+@pytest.mark.slow
 def test_a_fresh_network_says_exactly_zero():
     fresh = MMDiT(depth=2, dual_attention_layers=1, **SMALL)
     output, variables = jit(functools.partial(fresh.init_with_output, jax.random.key(0)))(**inputs())
@@ -116,6 +117,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_input_of_a_sample_changes_its_output_and_no_other(name):
     arrays = inputs()
@@ -189,6 +191,7 @@ def work(policy: str) -> tuple[int, int]:
     return tuple(str(program).count(" tanh ") for program in programs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["dots", "full"])
 def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only(policy):
     assert parameters(PLAIN.clone(remat=policy)) == parameters(PLAIN)
@@ -196,6 +199,7 @@ def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only(po
     assert forward == forward_without and gradient > gradient_without
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_give_bfloat16_outputs_near_those_of_float32():
     full = apply(DUAL)(weights(DUAL), inputs())
     trees = weights(DUAL), inputs()

@@ -36,6 +36,7 @@ def test_what_only_knows_ids_is_no_text_encoder():
     assert lacking(Tokens, TextEncoder) == ["init_with_output", "apply"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENCODERS.values(), ids=ENCODERS)
 def test_text_becomes_ids_and_ids_a_context_and_one_vector(kind):
     encoder = kind(max_length=9, width=8, pooled_width=6)

@@ -69,6 +69,7 @@ def changed(output: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.abs(output - other).reshape(len(output), -1).max(axis=-1) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_fresh_network_says_exactly_zero():
     model = FLAT.clone(attention_levels=(0,), scale_shift=True, num_classes=5, learned_variance=True)
     arrays = inputs(model) | {"condition": np.array([0, 4])}
@@ -160,6 +161,7 @@ def test_fresh_embeddings_of_classes_are_standard_normal_as_torch_makes_those_of
     np.testing.assert_allclose([table.mean(), table.std()], [0, 1], atol=4 / 32_000**0.5)
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch():
     arrays = inputs(ADM) | {"dropout_keys": jax.random.split(jax.random.key(0), 2)}
     alone = [apply(ADM)(weights(ADM), {name: array[i : i + 1] for name, array in arrays.items()})[0] for i in range(2)]
@@ -251,6 +253,7 @@ def test_bfloat16_weights_and_images_give_bfloat16_outputs():
     assert jax.eval_shape(apply(ADM), params, half).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_rematerialisation_renames_nothing_and_adds_work_to_the_gradient_only():
     def work(remat):
         """How often the network and its gradient normalise something."""

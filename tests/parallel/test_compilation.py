@@ -31,6 +31,7 @@ def start(cache: Path, wanted: bool, **environment):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_the_second_start_finds_what_the_first_compiled(tmp_path):
     folder = str(tmp_path / "genjax" / "compiled")
     assert start(tmp_path, True) == [folder, "False"]

@@ -30,6 +30,7 @@ def faults(mode):
     return kept, int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is what is set")
 def test_a_large_block_that_is_used_again_touches_no_fresh_pages():
     assert faults("keep") == ("True", pytest.approx(0, abs=50))

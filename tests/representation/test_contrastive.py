@@ -43,6 +43,7 @@ def test_the_two_sides_may_change_places(pair):
     np.testing.assert_allclose(info_nce(image, text, TEMPERATURE), info_nce(text, image, TEMPERATURE), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_pairs_does_not_matter_and_the_gradient_follows_it(pair):
     order, groups = np.random.default_rng(1).permutation(B), np.array([0, 1, 1, 2, 3, 3])
     value_and_grad = jax.value_and_grad(info_nce, argnums=(0, 1))

@@ -33,6 +33,7 @@ def state():
     return jax.jit(lambda key: initial_state(TASK, key))(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_the_average_of_the_newest_checkpoint_comes_before_the_file(tmp_path, state):
     average = jax.tree.map(lambda leaf: leaf + 1, state.ema)
     checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint())

@@ -155,6 +155,7 @@ def test_what_people_look_at_is_computed_by_rows_where_its_state_is_divided(syst
         assert reached.value.args == (dict(mesh.shape),)
 
 
+@pytest.mark.slow
 def test_its_state_is_divided_over_four_devices_and_steps(system, trained):
     """One more step, under FSDP: what is large lies in four pieces, moments and averages too, and losses are finite."""
     task = replace(system.task(), mesh=Mesh(data=1, fsdp=4))

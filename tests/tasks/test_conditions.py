@@ -47,6 +47,7 @@ def test_the_null_is_a_row_like_others_and_stands_for_no_class(condition):
         assert not any(np.array_equal(array[0], row) for row in asked[name])
 
 
+@pytest.mark.slow
 @each
 def test_what_the_network_takes_has_a_row_for_each_image_in_the_type_asked_for(condition):
     trained = unbox(condition.init(jax.random.key(0), DATA))

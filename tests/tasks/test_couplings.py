@@ -56,6 +56,7 @@ def couples(tmp_path):
     return Couples(path=str(tmp_path / "couples.npz"), test_fraction=0.2), noise
 
 
+@pytest.mark.slow
 def test_the_loss_of_pairs_is_that_of_their_noise_and_of_no_other(couples):
     """A network that says nothing has the loss (eps - x_0)^2 of the pairs, whatever the keys, and in validation too."""
     data, noise = couples

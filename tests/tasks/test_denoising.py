@@ -40,6 +40,7 @@ def keys(number):
     return jax.random.split(jax.random.key(3), number)
 
 
+@pytest.mark.slow
 def test_a_fresh_network_has_the_loss_of_predicting_nothing(task):
     """It predicts 0, so its loss is E (eps - x_0)^2 = 1 + E x_0^2."""
     batch = rows(task, 256)
@@ -57,6 +58,7 @@ def loss_at(task):
     return jax.jit(at, static_argnums=0)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts, loss_at):
     batch, loss = rows(task, 4), partial(loss_at, task.condition.dropout)
     whole = loss(parts, batch, keys(4), task.totals(batch))
@@ -68,6 +70,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_the_shares_of_its_rows(task, parts, l
     assert float(task.totals(batch)["rows"]) == 4
 
 
+@pytest.mark.slow
 def test_a_dropped_caption_is_the_empty_one(task, parts, loss_at):
     """With dropout 1 the captions do not matter; with dropout 0 they do."""
     batch = rows(task, 4)
@@ -79,6 +82,7 @@ def test_a_dropped_caption_is_the_empty_one(task, parts, loss_at):
         assert (first == second) is equal
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch(task, params):
     prompts = [f"a handwritten {name}" for name in task.data.class_names[:7]]
     prompts = [prompts[i % 7] for i in range(8)]
@@ -91,6 +95,7 @@ def test_a_sample_does_not_depend_on_its_batch(task, params):
     assert np.abs(together[0] - together[7]).max() > 0.1  # the same prompt, other noise
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_how_its_network_is_divided(task, params):
     """Each half of the devices draws half of eight, or, where they are seven, all of them."""
     mesh = Mesh(data=1, fsdp=2, tensor=2).build()
@@ -147,6 +152,7 @@ def test_the_validation_loss_is_fixed_and_named_by_time(task, parts):
     assert first["validation_loss"] == pytest.approx(np.mean(strata), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_are_not_clipped_where_they_are_latents(task, params):
     """Pixels lie in [-1, 1], latents do not; clipping is a matter of showing pictures."""
     large = jax.tree.map(lambda leaf: 3 * leaf, params)

@@ -126,6 +126,7 @@ def test_a_fresh_network_says_nothing_and_its_loss_is_the_mean_square_of_the_tar
     assert float(loss) == pytest.approx(float(jax.jit(expected)(keys)), rel=5 * np.sqrt(2 / (64 * 2000)) + 0.03)
 
 
+@pytest.mark.slow
 @each
 def test_it_draws_pictures_that_depend_on_their_own_key_alone(name, fresh):
     """Also where steps draw noise; three of five pictures, in two batches, and in one."""
@@ -222,6 +223,7 @@ def test_times_are_those_of_the_density_the_draws_and_the_shift(fresh, monkeypat
     assert FAMILY["dit"].couples_rows and not FAMILY["edm"].couples_rows
 
 
+@pytest.mark.slow
 def test_activations_are_dropped_in_training_and_not_when_samples_are_drawn(fresh):
     """Of each row by its own key; a dropout of 0 is none."""
     said = random_like(fresh["ddpm"])
@@ -259,6 +261,7 @@ MEANFLOW = system(
 )
 
 
+@pytest.mark.slow
 def test_a_jump_tells_the_network_where_it_ends_and_other_solvers_that_it_goes_nowhere():
     """By a network that says by how much: u = length makes x fall by the sum of the squares of the lengths."""
 
@@ -279,6 +282,7 @@ def test_a_jump_tells_the_network_where_it_ends_and_other_solvers_that_it_goes_n
         np.testing.assert_allclose(drawn, noise - fallen, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_mean_velocities_has_a_gradient_of_every_weight():
     """Through the forward derivative of attention and all else; fresh gates are closed, so the weights are random."""
     said = random_like(unbox(jax.jit(MEANFLOW.init)(jax.random.key(0))))

@@ -54,6 +54,7 @@ def test_what_cannot_be_drawn_is_refused_before_weights_are_read(task, request_o
         request.check(task)
 
 
+@pytest.mark.slow
 def test_a_worse_run_leads_and_one_of_another_kind_is_refused(task, parts, monkeypatch, tmp_path):
     """Told beside the figures, and refused before weights are read."""
     monkeypatch.setattr(denoising_requests, "find_run", lambda path: Found(tmp_path))

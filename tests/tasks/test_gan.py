@@ -103,6 +103,7 @@ def test_the_penalty_moves_the_critic_alone():
     chex.assert_trees_all_close(with_penalty, without, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_clipped_critic_stays_within_its_limit_at_every_step():
     state, _ = trained(replace(TOY, constraint=WeightClipping(0.05)))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.parts.trained["critic"]))
@@ -110,6 +111,7 @@ def test_a_clipped_critic_stays_within_its_limit_at_every_step():
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.parts.trained["generator"])) > 0.05
 
 
+@pytest.mark.slow
 def test_a_spectrally_normalised_critic_is_one_lipschitz():
     task = replace(TOY, constraint=SpectralNorm())
     state, _ = trained(task, steps=40)
@@ -132,6 +134,7 @@ def test_twenty_steps_of_the_game_agree_on_any_number_of_devices(task):
         chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch():
     params = PICTURES.init(jax.random.key(0)).trained["generator"]
     z = PICTURES.latents(0, 7)

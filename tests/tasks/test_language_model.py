@@ -60,6 +60,7 @@ def test_a_fresh_network_knows_nothing(task):
     assert float(sums.losses["loss"]) == pytest.approx(math.log(257), rel=0.02)
 
 
+@pytest.mark.slow
 def test_every_predicted_token_weighs_the_same_wherever_it_stands(task, parts):
     """A row of little text is not worth as much as a full one: shares of rows add up to the mean over tokens."""
     batch = rows(task, 4)
@@ -90,6 +91,7 @@ def test_all_held_out_bytes_and_ends_are_predicted_exactly_once(task, parts):
     assert found.tokens == len(task.data.held_out_bytes()) + documents
 
 
+@pytest.mark.slow
 def test_a_text_is_a_function_of_its_seed_and_prompt(task, parts):
     def texts(prompts, **options):
         given = dict(tokens=12, seed=3) | options
@@ -101,6 +103,7 @@ def test_a_text_is_a_function_of_its_seed_and_prompt(task, parts):
     assert texts(["te"])[0].startswith("te")
 
 
+@pytest.mark.slow
 def test_a_text_that_was_cut_short_goes_on_as_if_it_had_not_been(task, parts):
     """The key of a token is that of its place, so that what has come is as good a prompt as any."""
 
@@ -130,6 +133,7 @@ def test_what_is_streamed_does_not_wait_for_the_rest(task, parts, monkeypatch):
     assert made == [5, 5, 2]
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_rows_beside_it(task, parts):
     together = np.concatenate(list(task.write(parts.trained, ["te", "a longer one"], tokens=10, seed=0)), axis=1)
     alone = np.concatenate(list(task.write(parts.trained, ["te"], tokens=10, seed=0)), axis=1)
@@ -144,6 +148,7 @@ def test_a_character_that_comes_in_pieces_is_shown_whole(task, monkeypatch):
     assert [piece for piece in text.stream() if piece] == ["a", "ü", "→", "b"]  # and nothing after the end
 
 
+@pytest.mark.slow
 def test_the_door_asks_for_what_the_config_says_unless_told_otherwise(task, parts):
     warm = replace(task, sampler=TokenSampler(temperature=0.5, top_k=7))
     request = warm.request("sample")
@@ -176,6 +181,7 @@ class Torn(Text):
         return replace(whole, read=read, on_bad="skip")
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_read_count_in_no_figure(task, parts):
     """The bits of those that can be are not told as those of all bytes."""
     torn = replace(task, data=Torn(**{field.name: getattr(task.data, field.name) for field in fields(Text)}))
@@ -208,6 +214,7 @@ def test_a_vocabulary_that_is_too_small_is_refused(task):
         replace(task, model=task.model.clone(vocabulary=100)).check()
 
 
+@pytest.mark.slow
 def test_logits_are_float32_in_every_precision(task, parts):
     exact, _ = jax.jit(task.token_losses)(parts, rows(task, 2))
     for precision in ("bf16", "fp16"):

@@ -70,12 +70,14 @@ def by_hand(process, mean=0.0):
     return -(density + read - norm.logpdf(eps) + np.log(sigma)).mean() / np.log(2)
 
 
+@pytest.mark.slow
 def test_the_bound_of_the_ode_is_that_of_the_gaussian_that_the_network_is_exact_for(figures):
     """EDM's F = 0 is exact where the data is N(0, sigma_data^2)."""
     assert figures["bits_per_dim_ode"] == pytest.approx(by_hand(EDM()), abs=1e-3)
     assert figures["likelihood_images"] == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [RectifiedFlow(), VP()], ids=lambda process: type(process).__name__)
 def test_it_is_so_on_paths_that_shrink_the_data(process):
     """And where the network is told inputs of unit variance, and says F = 0."""
@@ -102,6 +104,7 @@ class Told(nn.Module):
         return zero * x_t + sigma / (STD * jnp.hypot(sigma, STD)) * mean * jnp.ones_like(x_t)
 
 
+@pytest.mark.slow
 def test_it_is_the_likelihood_of_an_image_given_what_it_shows():
     """c_skip x + c_out F is then (s^2 x + sigma^2 mean) / (s^2 + sigma^2), and the density that of the label's mean."""
     task = replace(TASK, model=Told(), condition=Label())
@@ -110,6 +113,7 @@ def test_it_is_the_likelihood_of_an_image_given_what_it_shows():
     assert found["bits_per_dim_ode"] == pytest.approx(by_hand(EDM(), labels[:, None, None, None]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_door_tells_the_figures_of_the_function(figures):
     parts = TASK.init(jax.random.key(0))
     (told,) = replace(TASK.request("evaluate"), num=4, likelihood=100, seed=3)(TASK, parts)

@@ -42,6 +42,7 @@ class TwoDigits(Digits):
         return ("zero", "one")
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_cross_entropy_at_the_noised_image_and_adds_up_over_rows():
     """By hand where every time is 1."""
     task = replace(TASK, model=Sided())
@@ -177,6 +178,7 @@ def test_the_class_that_is_asked_of_the_network_is_where_the_classifier_leads():
     assert replace(asked, wanted="four").classes(named) == [4, 4]
 
 
+@pytest.mark.slow
 def test_at_the_door_a_run_of_a_classifier_leads_samples_to_the_class_that_is_wanted(tmp_path):
     """In turn where none is named; what is no such run, or no such class, is refused before weights are read."""
     model = NoisyClassifier(widths=(4,), attention_levels=(), groups=2)

@@ -44,6 +44,7 @@ def worse(unclipped, params):
     return Worse(unclipped, jax.tree.map(lambda leaf: 0.7 * leaf, params), 3.0)
 
 
+@pytest.mark.slow
 def test_guidance_outside_its_interval_is_none_and_inside_it_all(unclipped, drawn):
     plain = drawn(replace(unclipped.sampler, guidance=1.0))
     outside, inside = (drawn(replace(unclipped.sampler, interval=ends)) for ends in ((0.0, 0.9), (0.5, 1.0)))
@@ -52,6 +53,7 @@ def test_guidance_outside_its_interval_is_none_and_inside_it_all(unclipped, draw
     assert np.abs(plain - drawn()).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rescaled_guidance_has_the_deviation_of_what_is_not_guided(unclipped, drawn):
     """Of the velocity, which is what one step adds; half of it is the mean of none and all."""
     noise = unclipped.noise(0, 3)
@@ -103,6 +105,7 @@ class Named(NamedTuple):
     image_shape: tuple[int, ...] = (8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_worse_system_reads_words_in_its_own_way(unclipped, params, worse):
     """By an encoder of shorter texts: its tokens are of another shape."""
     encoder = unclipped.condition.encoder.clone(max_length=20)
@@ -115,6 +118,7 @@ def test_a_worse_system_reads_words_in_its_own_way(unclipped, params, worse):
     np.testing.assert_allclose(led, bad + 3 * (good - bad), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_interval_is_of_times_whatever_the_network_sees_of_them():
     """EDM's network sees log(sigma) / 4, which is 0.9 where t is 0.5."""
     task = Denoising(

@@ -37,6 +37,7 @@ def test_a_start_takes_its_share_of_the_steps_from_the_end():
             Start(IMAGES, strength).times(times)
 
 
+@pytest.mark.slow
 def test_it_begins_at_the_image_noised_to_the_time_of_its_strength(task, params):
     raw = replace(task, space=Latents(), sampler=replace(task.sampler, steps=8, solver=Euler()))
     states = raw.sample(params, WORDS, seed=4, start=Start(IMAGES, 0.5), trajectory=True)
@@ -91,6 +92,7 @@ def test_it_is_carried_to_noise_told_nothing_unless_the_null_was_never_trained(d
     np.testing.assert_allclose(back, IMAGES * factor**steps, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [RectifiedFlow(), VP(), EDM()], ids=lambda process: type(process).__name__)
 def test_an_inversion_is_finite_or_refused(process):
     told = 0

@@ -9,6 +9,7 @@ MEANS = np.ravel(pictures.DATA.means)
 DETERMINISTIC = [path for path in pictures.PATHS if not path[2].stochastic]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DETERMINISTIC, ids=lambda path: path[0])
 def test_lines_of_an_ode_do_not_cross_and_end_at_the_data(path):
     _, process, solver = path

@@ -148,6 +148,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_tells_what_one_that_was_not_tells(straight, tmp_path, monkeypatch):
     """Killed after step 7, resumed at 6, where steps 5 and 6 were not yet told."""
     from genjax.training.report import Report
@@ -169,6 +170,7 @@ def test_a_run_that_was_killed_tells_what_one_that_was_not_tells(straight, tmp_p
     assert losses(straight[0]) == losses(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_steps_where_the_schedule_agrees(straight, tmp_path):
     """The learning rate is constant after its warm-up: 5 and then 8 steps are 8 steps."""
     fit(replace(TASK, train=replace(TRAIN, steps=5)), tmp_path / "run")
@@ -176,6 +178,7 @@ def test_a_finished_run_goes_on_with_more_steps_where_the_schedule_agrees(straig
     jax.tree.map(np.testing.assert_array_equal, state, straight[1])
 
 
+@pytest.mark.slow
 def test_what_holds_still_lies_beside_the_run_and_is_guarded(tmp_path):
     """No checkpoint holds it; a run whose frozen parts were changed or lost does not go on with others in silence."""
     task = Regression(train=replace(TRAIN, steps=2), checkpoint=Checkpoint(every=2))
@@ -203,6 +206,7 @@ def stages(tmp_path):
     return first, jax.device_get(state), second
 
 
+@pytest.mark.slow
 def test_a_second_stage_holds_the_first_and_needs_its_run_no_more(stages, tmp_path, monkeypatch):
     """Its directory alone is trained on, sampled and guarded, when the run of the first stage is gone."""
     first, before, task = stages
@@ -242,6 +246,7 @@ def test_a_first_stage_of_another_system_is_refused(stages, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_with_the_weights_of_another(straight, tmp_path):
     directory, whole = straight
     begun = replace(TASK, train=replace(TRAIN, steps=1, start=Source(str(directory))))
@@ -274,6 +279,7 @@ def test_a_finished_run_stays_as_it_is(straight):
     assert (directory / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_after_the_one_before(straight, tmp_path, monkeypatch, capfd):
     _, whole = straight
     with monkeypatch.context() as patch:

@@ -87,6 +87,7 @@ def test_plain_descent_steps_along_the_gradient_and_momentum_adds_what_was():
     assert_close(optimizer.update(GRADIENT, state, PARAMS)[0], jax.tree.map(lambda g: -0.15 * g, GRADIENT))
 
 
+@pytest.mark.slow
 def test_muon_makes_every_matrix_of_a_stack_nearly_orthogonal_and_leaves_the_rest_to_adam():
     step = first_step(Muon(**PLAIN))
     for matrix in step["dense"]["kernel"]:

@@ -22,6 +22,7 @@ def game():
     return losses, parts.trained
 
 
+@pytest.mark.slow
 def test_gradients_of_one_pass_equal_those_of_a_pass_each(game):
     losses, trained = game
     Game.forward_passes.clear()

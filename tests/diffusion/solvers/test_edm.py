@@ -67,6 +67,7 @@ def test_outside_its_range_of_noise_churn_does_nothing_at_all(process):
     np.testing.assert_allclose(churned, plain, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_step_is_churned_by_more_than_the_root_of_two():
     """Karras et al. 2022, algorithm 2: of any churn, the network sees at most sqrt(2) times the noise."""
     seen = []

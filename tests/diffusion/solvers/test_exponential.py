@@ -44,6 +44,7 @@ def test_data_in_one_point_is_reached_exactly_in_any_steps(solver, process, step
     np.testing.assert_allclose(x, np.stack(path), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", [0, 1, 2])
 def test_estimates_that_are_polynomials_in_the_log_snr_are_integrated_exactly_up_to_the_order(degree, x64, stepwise):
     """A solver of order n that has had its first steps is exact for degree n - 1 (Lu et al. 2022, section 4)."""
@@ -101,6 +102,7 @@ def test_a_step_for_a_known_estimate_keeps_the_noise_and_moves_the_data(process,
     np.testing.assert_allclose(first_order(process, x, x_0, step), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trajectories_equal_those_of_diffusers(golden, x64):
     runs = problems.runs_of(golden, "DPMpp1", "DPMpp2M", "DPMpp3M", "DPMppSDE2M", "UniPC2")
     assert len(runs) == 14
