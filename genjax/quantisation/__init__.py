@@ -1,0 +1,1 @@
+"""Quantisation: vectors become one of finitely many codes, and the gradient finds its way through the choice."""
