@@ -28,7 +28,7 @@ def digits() -> Denoising:
         process=DDPM(),
         prediction=Eps(),
         times=ChainSteps(),
-        sampler=Sampler(solver=Ancestral(), steps=1000, guidance=1.0, grid=ChainTimes()),
+        sampler=Sampler(solver=Ancestral(), steps=1000, guidance=1.0, grid=ChainTimes(), clip_denoised=1.0),
         data=Digits(),
         optimizer=AdamW(learning_rate=1e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=2000, batch_size=64, ema_decay=0.995, data_threads=0, sample_every=1000),

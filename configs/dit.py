@@ -35,7 +35,7 @@ def nano() -> Denoising:
         process=DDPM("cosine"),
         prediction=LearnedVariance(levels=17),
         times=ChainSteps(),
-        sampler=Sampler(solver=DDIM(), steps=50, guidance=1.5, grid=ChainTimes()),
+        sampler=Sampler(solver=DDIM(), steps=50, guidance=1.5, grid=ChainTimes(), clip_denoised=1.0),
         data=Digits(),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),

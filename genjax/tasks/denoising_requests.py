@@ -28,6 +28,7 @@ from genjax.tasks.starts import Start
 
 __all__ = [
     "DrawClass",
+    "OF_SAMPLER",
     "DrawImages",
     "DrawPreview",
     "DrawPrompt",
@@ -39,9 +40,13 @@ __all__ = [
 ]
 
 
+OF_SAMPLER = ("steps", "guidance", "interval", "rescale", "clip_denoised", "solver")
+"""What of a run's sampler can be asked otherwise."""
+
+
 def request(task: Any, door: Door) -> Request:
     """What can be asked at a door, with the defaults of the task's sampler."""
-    given = {name: getattr(task.sampler, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
+    given = {name: getattr(task.sampler, name) for name in OF_SAMPLER}
     if door == "preview":
         return DrawPreview()
     if door == "sample":
@@ -62,6 +67,8 @@ class Drawing:
     """Between which times it acts, from 0 (data) to 1 (noise)."""
     rescale: float
     """How far it is brought back to the deviation it had without, from 0 to 1."""
+    clip_denoised: float | None
+    """Largest size of an estimate of the data at each step; None for any."""
     solver: Solver
     """Solver of the sampling ODE."""
     seed: int = 0
@@ -120,7 +127,7 @@ class Drawing:
     def sampler(self, task: Any) -> Any:
         """The run's sampler with what was asked for. Raises InputError where that cannot be done."""
         check_seed("--seed", self.seed)
-        told = {name: getattr(self, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
+        told = {name: getattr(self, name) for name in OF_SAMPLER}
         sampler = replace(task.sampler, **told)
         sampling.check(task, sampler)
         return sampler
@@ -140,6 +147,7 @@ class Drawing:
             "seed": self.seed,
             **({} if self.guidance == 1 or self.interval == (0, 1) else {"interval": list(self.interval)}),
             **({} if self.guidance == 1 or self.rescale == 0 else {"rescale": self.rescale}),
+            **({} if self.clip_denoised is None else {"clip_denoised": self.clip_denoised}),
             **({} if self.classifier is None else {"classifier_scale": self.classifier_scale}),
             **({} if self.worse is None else {"worse": self.worse, "worse_scale": self.worse_scale}),
         }

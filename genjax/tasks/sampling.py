@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.data import in_blocks, real
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
-from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance
+from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance, clipped
 from genjax.diffusion.predictions import Denoised, Prediction
 from genjax.diffusion.process import Process, noised, prior_std
-from genjax.diffusion.solvers import Euler, Solver, check_fit, check_jump, check_prediction, integrate, padded
+from genjax.diffusion.solvers import Euler, Jump, Solver, check_fit, check_jump, check_prediction, integrate, padded
 from genjax.errors import InputError
 from genjax.keys import row_keys
 from genjax.parallel.rules import by_rows
@@ -57,6 +57,8 @@ class Sampler:
     """Between which times classifier-free guidance acts (Kynkaanniemi et al. 2024); it costs as much at others."""
     rescale: float = 0.0
     """How far guidance is brought back to the deviation it had without, from 0 to 1 (Lin et al. 2023, phi)."""
+    clip_denoised: float | None = None
+    """Largest size of an estimate of x_0: 1 for pixels of DDPM and ADM; None for any, as of latents and flows."""
 
     def __post_init__(self):
         if self.steps < 1:
@@ -66,6 +68,10 @@ class Sampler:
             raise InputError(f"interval of guidance is two times, 0 <= low <= high <= 1, not {low:g} and {high:g}")
         if not 0 <= self.rescale <= 1:
             raise InputError(f"rescale of guidance lies in [0, 1], not at {self.rescale:g}")
+        if self.clip_denoised is not None and not self.clip_denoised > 0:
+            raise InputError(f"clip_denoised is positive, or None for no limit, not {self.clip_denoised:g}")
+        if self.clip_denoised is not None and isinstance(self.solver, Jump):
+            raise InputError("clip_denoised limits an estimate of the data, and Jump steps along mean velocities: None")
 
     @property
     def evaluations(self) -> int:
@@ -172,7 +178,7 @@ def sample(
         times = start.times(times)
         rows["start"] = np.broadcast_to(start.images, (len(words), *task.data.image_shape)).astype(np.float32)
     steps = len(times) - 1
-    way = _Way(task, sampler.solver, trajectory)
+    way = _Way(task, sampler.solver, trajectory, clip_denoised=sampler.clip_denoised)
     given = {"seed": seed, "times": padded(times, bound), "steps": steps}
     if start is not None and start.inverted:
         given["rising"] = padded(times[::-1], bound)
@@ -224,6 +230,7 @@ class _Way(NamedTuple):
     interval: tuple[float, float] | None = None
     """Of classifier-free guidance; None without it."""
     rescale: float = 0.0
+    clip_denoised: float | None = None
     classification: Any = None
     worse: Any = None
 
@@ -259,6 +266,8 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
             return jnp.take_along_axis(every, wanted[:, None], axis=1)[:, 0]
 
         denoised = classifier_guidance(task.process, denoised, log_probability, classifier[1])
+    if way.clip_denoised is not None:
+        denoised = clipped(task.process, denoised, way.clip_denoised)
 
     row = row_keys(seed, index)
     if images is None:
@@ -268,6 +277,8 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
     else:
         if task.condition.dropout:
             plain = _denoiser(task, lambda t: predict, task.encode(trained, null))
+        if way.clip_denoised is not None:
+            plain = clipped(task.process, plain, way.clip_denoised)
         x = integrate(way.solver, task.process, plain, task.space.to_x_0(images), rising, steps=steps)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
     x = integrate(way.solver, task.process, denoised, x, times, keys=keys, steps=steps, trajectory=way.trajectory)

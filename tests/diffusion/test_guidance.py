@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance
+from genjax.diffusion.grids import ChainTimes, grid_times
+from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance, clipped
 from genjax.diffusion.predictions import Denoised, Velocity
-from genjax.diffusion.process import RectifiedFlow, noised
+from genjax.diffusion.process import RectifiedFlow, like, noised
+from genjax.diffusion.processes import DDPM, EDM
+from genjax.diffusion.solvers import DDIM, integrate
 from genjax.errors import InputError
 
 
@@ -233,3 +236,31 @@ def test_a_classifier_without_weight_is_none_and_pure_noise_tells_it_nothing(poi
     np.testing.assert_array_equal(guided(0.0).eps, x)
     np.testing.assert_array_equal(guided(1.0).x_0[2:], 0)
     assert (guided(1.0).x_0[:2] != 0).all()
+
+
+@pytest.mark.parametrize(
+    "process", [RectifiedFlow(), DDPM("cosine"), EDM()], ids=lambda process: type(process).__name__
+)
+def test_a_clipped_estimate_is_in_range_and_one_of_the_pair_that_x_t_is_made_of(process, inputs):
+    x_t, t, *_ = inputs
+    alpha, sigma = (np.asarray(part(t))[:, None] for part in (process.alpha, process.sigma))
+    x_0 = np.float32([[-3, -1, 0.5, 2]] * 3)
+    said = clipped(process, lambda x, t: Denoised(x_0, (x - alpha * x_0) / sigma, x), 1.0)(x_t, t)
+    np.testing.assert_array_equal(said.x_0, np.clip(x_0, -1, 1))
+    np.testing.assert_allclose(alpha * said.x_0 + sigma * said.eps, x_t, rtol=1e-5, atol=1e-5 * sigma.max())
+    np.testing.assert_array_equal(said.eps[:, 1:3], ((x_t - alpha * x_0) / sigma)[:, 1:3])  # what was in range
+    np.testing.assert_array_equal(said.variance_fraction, x_t)
+
+
+def test_an_error_that_alpha_blows_up_is_no_longer_than_the_data():
+    """DDIM down the cosine table by a network whose noise is a hundredth too small and never above 1, of data at 0."""
+    process, times = DDPM("cosine"), grid_times(ChainTimes(), DDPM("cosine"), 20)
+
+    def wrong(x, t):
+        alpha, sigma = (like(part(t), x) for part in (process.alpha, process.sigma))
+        eps = 0.99 * jnp.clip(x / sigma, -1, 1)
+        return Denoised((x - sigma * eps) / alpha, eps)
+
+    x = jnp.ones((1, 1))
+    ends = [integrate(DDIM(), process, d, x, times) for d in (wrong, clipped(process, wrong, 1.0))]
+    assert abs(ends[0]) > 10 and abs(ends[1]) <= 1

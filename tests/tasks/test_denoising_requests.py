@@ -11,7 +11,7 @@ import pytest
 from genjax.data import Npz
 from genjax.errors import InputError
 from genjax.tasks import denoising_requests
-from genjax.tasks.denoising_requests import DrawPrompt, JudgeCaptions, JudgeImages, in_turn
+from genjax.tasks.denoising_requests import OF_SAMPLER, DrawPrompt, JudgeCaptions, JudgeImages, in_turn
 from genjax.tasks.sampling import Worse
 
 
@@ -72,6 +72,9 @@ def test_a_worse_run_leads_and_one_of_another_kind_is_refused(task, parts, monke
     told = judged.told(task)
     assert (told["worse"], told["worse_scale"]) == ("runs/small", 1.5)
     assert (told["interval"], told["rescale"], told["nfe"]) == ([0.1, 0.9], 0.5, 9)
+    assert "clip_denoised" not in told
+    assert replace(judged, clip_denoised=0.5).told(task)["clip_denoised"] == 0.5
+    assert replace(judged, clip_denoised=0.5).sampler(task).clip_denoised == 0.5
     assert not {"interval", "rescale"} & replace(judged, guidance=1.0).told(task).keys()
     assert (judged.sampler(task).interval, judged.sampler(task).rescale) == ((0.1, 0.9), 0.5)
     monkeypatch.setattr(denoising_requests.config, "read", lambda path: object())
@@ -81,7 +84,7 @@ def test_a_worse_run_leads_and_one_of_another_kind_is_refused(task, parts, monke
 
 @pytest.mark.parametrize("judge", [JudgeImages, JudgeCaptions])
 def test_figures_are_of_samples_that_the_worse_run_has_led(task, parts, monkeypatch, judge):
-    asked = {name: getattr(task.sampler, name) for name in ("steps", "guidance", "interval", "rescale", "solver")}
+    asked = {name: getattr(task.sampler, name) for name in OF_SAMPLER}
     request, worse, seen = judge(num=2, worse="runs/small", **asked), Worse(task, parts.trained, 2.0), []
 
     class Sampled(Exception):

@@ -53,6 +53,12 @@ def test_guidance_outside_its_interval_is_none_and_inside_it_all(unclipped, draw
     assert np.abs(plain - drawn()).max() > 1e-3
 
 
+def test_estimates_are_kept_in_the_range_that_is_asked_for(unclipped, drawn):
+    near = drawn(replace(unclipped.sampler, clip_denoised=0.1))  # one step of a flow ends at the estimate
+    np.testing.assert_allclose(near, np.clip(drawn(), -0.1, 0.1), atol=1e-5)
+    assert np.abs(drawn()).max() > 0.2
+
+
 @pytest.mark.slow
 def test_rescaled_guidance_has_the_deviation_of_what_is_not_guided(unclipped, drawn):
     """Of the velocity, which is what one step adds; half of it is the mean of none and all."""
@@ -156,6 +162,8 @@ def test_a_worse_system_of_one_time_is_refused_where_steps_are_jumps(task):
     [
         ({"interval": (0.6, 0.4)}, "interval of guidance is two times, 0 <= low <= high <= 1, not 0.6 and 0.4"),
         ({"interval": (0.0, 1.5)}, "not 0 and 1.5"),
+        ({"clip_denoised": 0.0}, "clip_denoised is positive"),
+        ({"clip_denoised": 1.0, "solver": Jump()}, "Jump steps along mean velocities"),
         ({"rescale": -0.1}, r"rescale of guidance lies in \[0, 1\], not at -0.1"),
         ({"steps": 0}, "steps is the number of sampling steps, at least 1, not 0"),
     ],
