@@ -45,7 +45,10 @@ RUNS = {
     "vp": Run("score_sde.py:vp", (f"--steps 250 {BITS}",)),
     "subvp": Run("score_sde.py:subvp", (f"--steps 250 {BITS}",)),
     "ve": Run("score_sde.py:ve", (f"--steps 250 {BITS}",)),
-    "edm": Run("edm.py", (BITS, "--steps 5", "--solver Euler --steps 10")),
+    "edm": Run(
+        "edm.py",
+        (BITS, "--steps 5", "--solver Euler --steps 10", "--solver Euler --steps 36"),
+    ),
     "flow": Run(
         "rectified_flow.py",
         (
@@ -82,7 +85,11 @@ CLAIMS = (
         *(FRECHET, True, ("ddpm", "--solver DDIM --steps 20"), ("ddpm", "--solver Ancestral --steps 20")),
     ),
     Claim(
-        "Heun's method beats Euler's at ten evaluations, on EDM",
+        "Heun's method beats Euler's at 36 evaluations, on EDM",
+        *(FRECHET, True, ("edm", BITS), ("edm", "--solver Euler --steps 36")),
+    ),
+    Claim(
+        "and at ten, where its steps are few and long",
         *(FRECHET, True, ("edm", "--steps 5"), ("edm", "--solver Euler --steps 10")),
     ),
     Claim(
@@ -190,7 +197,7 @@ def page(kept: dict) -> str:
         "| config | steps | seconds | sampler | NFE | guidance | Fréchet | accuracy | bits, ODE | bits, bound |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for record in kept.values():
+    for record in (kept[name] for name in RUNS if name in kept):
         for figures in record["ways"].values():
             if FRECHET in figures:
                 lines.append(row(record, figures))
