@@ -12,7 +12,8 @@ mean and variance of its samples are found exactly, from a row without noise and
     noise       how far mean and variance of drawn samples are from the exact ones, in their standard errors
     error       of mean and standard deviation, in those of the data, on whole paths by KarrasSigmas, against NFE
 
-The last are drawn to samplers.png below --out.
+The last are drawn to samplers.png below --out. One pair is out of tolerance, and should be: RK4's fourth order is of a
+smooth ODE, and DDPM's table is one only at its thousand times, between which it is interpolated.
 """
 
 import functools
