@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from genjax.errors import InputError
 from genjax.interop.tables import Entry, Row, StateDict, check_config, entries, from_state_dict, to_state_dict
 
-__all__ = ["from_diffusers", "sizes_from_config", "to_diffusers"]
+__all__ = ["from_diffusers", "sizes_from_config", "to_diffusers", "with_new_names"]
 
 RESIDUAL: list[Row] = [  # i: channels in, o: out, m: those that modulate, c: width of the condition, k: 3, u: 1
     ("norm1", "norm1", "i"),
@@ -89,8 +89,7 @@ def from_diffusers(state_dict: StateDict) -> dict:
 
     Raises InputError where a name is missing or unknown, or a shape does not fit.
     """
-    old = re.compile(rf"(attentions\.\d+\.)({'|'.join(OLD_NAMES)})(?=\.)")
-    renamed = {old.sub(lambda m: m[1] + OLD_NAMES[m[2]], name): array for name, array in state_dict.items()}
+    renamed = with_new_names(state_dict)
     return from_state_dict(_entries(_sizes(renamed, THEIRS, WHAT)), renamed, WHAT)
 
 
@@ -142,6 +141,12 @@ def sizes_from_config(config: Mapping) -> dict[str, Any]:
             "sines_first": not config.get("flip_sin_to_cos", True),
         }
     )
+
+
+def with_new_names(state_dict: StateDict) -> StateDict:
+    """The same arrays, with the layers of an attention renamed where old files of diffusers call them otherwise."""
+    old = re.compile(rf"(attentions\.\d+\.)({'|'.join(OLD_NAMES)})(?=\.)")
+    return {old.sub(lambda m: m[1] + OLD_NAMES[m[2]], name): array for name, array in state_dict.items()}
 
 
 def _blocks(config: Mapping, levels: int) -> dict[str, Any]:
