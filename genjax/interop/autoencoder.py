@@ -146,6 +146,8 @@ def to_original(autoencoder: Mapping, codebook: np.ndarray | None = None) -> Sta
 def _read(state_dict: StateDict, layout: _Layout) -> Weights:
     weights = dict(state_dict)
     codebook = weights.pop(CODEBOOK, None)
+    if codebook is not None and codebook.ndim != 2:
+        raise InputError(f"{CODEBOOK} is of shape {codebook.shape}, and a codebook has two axes")
     return Weights(from_state_dict(_entries(_sizes(weights, layout, WHAT), layout), weights, WHAT), codebook)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.quantisation.quantiser import Quantised, Vectors, straight_through
+from genjax.quantisation.quantiser import Quantised, Vectors, straight_through, wide
 
 __all__ = ["FSQ"]
 
@@ -30,6 +30,8 @@ class FSQ:
     def __post_init__(self):
         if not self.levels or min(self.levels) < 2:
             raise InputError(f"FSQ has at least one coordinate, each of at least 2 levels, not {self.levels}")
+        if max(self.levels) > 1000 or self.size >= 2**31:
+            raise InputError(f"FSQ has at most 1000 levels each and fewer than 2^31 codes, not {self.levels}")
 
     @property
     def size(self) -> int:
@@ -53,7 +55,7 @@ class FSQ:
         return half * jnp.tanh(z + np.arctanh(offset / half)) - offset
 
     def __call__(self, z: Vectors, params: PyTree[Array], variables: PyTree[Array]) -> Quantised:
-        bounded = self.bounded(z)
+        bounded = self.bounded(wide(z, self))
         integers = straight_through(bounded, jnp.round(bounded))
         half_width = np.asarray(self.levels) // 2
         digits = jnp.round(bounded).astype(jnp.int32) + half_width

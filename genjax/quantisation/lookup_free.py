@@ -24,12 +24,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.quantisation.quantiser import Quantised, Vectors, straight_through
+from genjax.quantisation.quantiser import Quantised, Vectors, straight_through, wide
 
 __all__ = ["LFQ"]
 
-MOST_BITS = 18
-"""2^18 codes, the largest that was published; a mean over all of them is held."""
+MOST_BITS = 14
+"""The probabilities of all codes are computed for every position. (2^18 were published, in groups of bits.)"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class LFQ:
         return {}, {"use": jnp.full(self.size, 1 / self.size)}
 
     def __call__(self, z: Vectors, params: PyTree[Array], variables: PyTree[Array]) -> Quantised:
+        z = wide(z, self)
         code = jnp.where(z > 0, 1.0, -1.0).astype(z.dtype)
         ids = jnp.sum((z > 0) * self.place_values(), axis=-1)
         log_p = self.log_probabilities(z)
@@ -96,11 +97,10 @@ class LFQ:
 
     def log_probabilities(self, z: Vectors) -> Float[Array, "*N K"]:
         """log p(c | z) of every code, in the order of ids."""
-        signs = self.codes(jnp.arange(self.size), {}, {})
-        logits = 4 * z / self.temperature
-        both = jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)])
-        negative, positive = jnp.einsum("s...d,kd->s...k", both, (signs > 0).astype(z.dtype))
-        return positive + (jnp.sum(both[0], axis=-1, keepdims=True) - negative)
+        on = self.codes(jnp.arange(self.size), {}, {}) > 0
+        logits = 4 * z / self.temperature  # log sigmoid(l) = l + log sigmoid(-l)
+        product = jnp.einsum("...d,kd->...k", logits, on.astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
+        return product + jnp.sum(jax.nn.log_sigmoid(-logits), axis=-1, keepdims=True)
 
     def entropy(self, z: Vectors) -> Float[Array, "*N"]:
         """H(p(. | z)) in nats: the sum of those of the bits."""

@@ -22,7 +22,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-__all__ = ["ESTIMATES", "Estimate", "Quantised", "Quantiser", "Vectors", "direction", "rotated", "straight_through"]
+from genjax.errors import InputError
+
+__all__ = [
+    "ESTIMATES",
+    "Estimate",
+    "Quantised",
+    "Quantiser",
+    "Vectors",
+    "direction",
+    "rotated",
+    "straight_through",
+    "wide",
+]
 
 Vectors = Float[Array, "*N D"]
 """One vector per position."""
@@ -76,8 +88,8 @@ def straight_through(z: Vectors, q: Vectors) -> Vectors:
 def rotated(z: Vectors, q: Vectors) -> Vectors:
     """q, whose derivative by z is |q| / |z| times the rotation that turns z into the direction of q.
 
-    With unit vectors a of z and b of q and r = (a + b) / |a + b| it is R = I - 2 r r^T + 2 b a^T. Where z or q is zero,
-    or they point in opposite directions, no rotation is singled out, and the identity stands in.
+    With unit vectors a of z and b of q and r = (a + b) / |a + b| it is R = I - 2 r r^T + 2 b a^T. Where z or q is
+    nearly zero, or they point in opposite directions, no rotation is singled out, and the identity stands in.
     """
     z_fixed, q = jax.lax.stop_gradient(z), jax.lax.stop_gradient(q)
     a, b = direction(z_fixed), direction(q)
@@ -85,7 +97,8 @@ def rotated(z: Vectors, q: Vectors) -> Vectors:
     length_z, length_q = (jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (z_fixed, q))
     along_r, along_a = (jnp.sum(z * unit, axis=-1, keepdims=True) for unit in (r, a))
     turned = (z - 2 * r * along_r + 2 * b * along_a) * length_q / jnp.where(length_z > 0, length_z, 1)
-    singled_out = jnp.any(r != 0, axis=-1, keepdims=True) & (length_z > 0) & (length_q > 0)
+    directions = [jnp.any(unit != 0, axis=-1, keepdims=True) for unit in (a, b, r)]
+    singled_out = directions[0] & directions[1] & directions[2]
     through = jnp.where(singled_out, turned, z)
     return q + (through - jax.lax.stop_gradient(through))
 
@@ -99,3 +112,11 @@ def direction(x: Vectors) -> Vectors:
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     long = square > 1e-12
     return jnp.where(long, x * jax.lax.rsqrt(jnp.where(long, square, 1)), 0)
+
+
+def wide(z: Vectors, quantiser: Quantiser) -> Vectors:
+    """The vectors in float32 at least: sums of bfloat16 stop growing at 256. Raises InputError for another width."""
+    if z.shape[-1] != quantiser.width:
+        kind = type(quantiser).__name__
+        raise InputError(f"{kind} takes vectors of {quantiser.width} coordinates, not of {z.shape[-1]}")
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.quantisation.quantiser import ESTIMATES, Estimate, Quantised, Vectors
+from genjax.quantisation.quantiser import ESTIMATES, Estimate, Quantised, Vectors, wide
 from genjax.quantisation.vector import VQ, AverageVQ
 
 __all__ = ["Residual"]
@@ -25,7 +25,7 @@ class Residual:
     """Codes that are sums. Params and variables are those of the level, stacked along a first axis of `depth`."""
 
     level: VQ | AverageVQ = AverageVQ()
-    """What quantises at each level; its estimate is not used."""
+    """What quantises at each level; the estimate is not its own."""
     depth: int = 2
     """Levels, Q."""
     estimate: Estimate = "straight_through"
@@ -34,6 +34,8 @@ class Residual:
     def __post_init__(self):
         if self.depth < 1:
             raise InputError(f"Residual has at least 1 level, not {self.depth}")
+        if self.level.estimate != "straight_through":
+            raise InputError("the level of Residual has no estimate of its own: that of the sum is told to Residual")
         if self.level.normalised:
             raise InputError("the level of Residual is not normalised: what a code leaves has a length of its own")
 
@@ -52,6 +54,8 @@ class Residual:
         return jax.vmap(self.level.init)(jax.random.split(key, self.depth))
 
     def __call__(self, z: Vectors, params: PyTree[Array], variables: PyTree[Array]) -> Quantised:
+        z = wide(z, self)
+
         def at_level(rest, own):
             said = self.level(rest, *own)
             code = self.level.codes(said.ids, *own)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from genjax.errors import InputError
+
 __all__ = ["Usage", "count", "usage"]
 
 
@@ -26,15 +28,21 @@ class Usage(NamedTuple):
 
 
 def count(ids: Int[np.ndarray, "..."], size: int) -> Int[np.ndarray, " K"]:
-    """How often each id in [0, size) comes; counts of parts of a set add up."""
-    return np.bincount(np.asarray(ids).reshape(-1), minlength=size)
+    """How often each id in [0, size) comes; counts of parts of a set add up. Count the ids of each level alone.
+
+    Raises InputError for an id outside the codebook.
+    """
+    ids = np.asarray(ids)
+    if ids.size and not 0 <= ids.min() <= ids.max() < size:
+        raise InputError(f"ids lie in [0, {size}), not in {ids.min()} to {ids.max()}")
+    return np.bincount(ids.reshape(-1), minlength=size)
 
 
 def usage(counts: Int[np.ndarray, " K"]) -> Usage:
-    """The figures of these counts. Raises ValueError where nothing was counted."""
+    """The figures of these counts. Raises InputError where nothing was counted."""
     counts = np.asarray(counts, np.float64)
     if not counts.sum() > 0:
-        raise ValueError("usage is of at least one position, and none was counted")
+        raise InputError("usage is of at least one position, and none was counted")
     p = counts[counts > 0] / counts.sum()
     entropy = float(-np.sum(p * np.log2(p)))
     return Usage(float(np.mean(counts > 0)), 2**entropy, max(entropy, 0.0))

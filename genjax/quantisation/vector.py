@@ -28,11 +28,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.quantisation.quantiser import ESTIMATES, Estimate, Quantised, Vectors, direction
+from genjax.quantisation.quantiser import ESTIMATES, Estimate, Quantised, Vectors, direction, wide
 
 __all__ = ["VQ", "AverageVQ", "lloyd", "moments", "nearest", "split_unused"]
 
 Codebook = Float[Array, "K D"]
+
+LEAST = 1e-6
+"""Of vectors that an entry remembers; with fewer it stays where it is, before its sums underflow."""
 
 
 def nearest(z: Vectors, codebook: Codebook) -> Int[Array, "*N"]:
@@ -72,28 +75,28 @@ def split_unused(
 
     The i-th of the unused is paired with the i-th of the most used, as long as half of that one's vectors are enough.
     Of the pair one is moved up, one down, by half a standard deviation in each coordinate, with signs that depend on
-    the place in the codebook alone. The sums of counts and of vectors over all entries stay as they are, but for what
-    the unused had.
+    the place in the codebook alone. The sums of all three moments over all entries stay as they are, but for what the
+    unused had.
     """
     size = len(counts)
     least = below * jnp.mean(counts)
     by_use = jnp.argsort(counts, stable=True)
     poor, rich = by_use, by_use[::-1]  # the i-th poorest takes from the i-th richest
-    rank = jnp.arange(size)
-    happens = (counts[poor] < least) & (counts[rich] > 2 * least) & (rank < size // 2)
+    happens = (counts[poor] < least) & (counts[rich] > 2 * least)
     count = counts[rich] / 2
     mean = sums[rich] / jnp.maximum(counts[rich], 1e-12)[:, None]
     spread = jnp.maximum(squares[rich] / jnp.maximum(counts[rich], 1e-12)[:, None] - mean**2, 0)
     signs = jax.random.rademacher(jax.random.key(0), (size, sums.shape[-1]), sums.dtype)[poor]
     offset = signs * jnp.sqrt(spread) / 2
-    halves = [(count, count[:, None] * (mean + side * offset)) for side in (1, -1)]
-    half_squares = count[:, None] * (mean**2 + spread)
+    # two halves of variance 3/4, apart by half a deviation to either side, have together what the whole had
+    means = [mean + side * offset for side in (1, -1)]
+    halves = [[count[:, None] * moment for moment in (centre, centre**2 + 0.75 * spread)] for centre in means]
     # entries that do not take part are written to a place beyond the last, which is dropped
-    for whom, (n, m) in zip((poor, rich), halves, strict=True):
+    for whom, (first, second) in zip((poor, rich), halves, strict=True):
         at = jnp.where(happens, whom, size)
-        counts = counts.at[at].set(n, mode="drop")
-        sums = sums.at[at].set(m, mode="drop")
-        squares = squares.at[at].set(half_squares, mode="drop")
+        counts = counts.at[at].set(count, mode="drop")
+        sums = sums.at[at].set(first, mode="drop")
+        squares = squares.at[at].set(second, mode="drop")
     return counts, sums, squares
 
 
@@ -126,6 +129,7 @@ class VQ:
         return direction(params["codebook"]) if self.normalised else params["codebook"]
 
     def __call__(self, z: Vectors, params: PyTree[Array], variables: PyTree[Array]) -> Quantised:
+        z = wide(z, self)
         z = direction(z) if self.normalised else z
         codebook = self.codebook(params)
         ids = nearest(jax.lax.stop_gradient(z), jax.lax.stop_gradient(codebook))
@@ -176,6 +180,7 @@ class AverageVQ:
         return {}, {"codebook": codebook, "counts": jnp.zeros(self.size), "sums": nothing, "squares": nothing}
 
     def __call__(self, z: Vectors, params: PyTree[Array], variables: PyTree[Array]) -> Quantised:
+        z = wide(z, self)
         z = direction(z) if self.normalised else z
         ids = nearest(jax.lax.stop_gradient(z), variables["codebook"])
         code = variables["codebook"][ids]
@@ -193,9 +198,10 @@ class AverageVQ:
         if self.unused > 0:
             kept = split_unused(*kept, below=self.unused)
         counts, sums, squares = kept
-        entries = sums / jnp.where(counts > 0, counts, 1)[:, None]
+        remembered = counts > LEAST
+        entries = sums / jnp.where(remembered, counts, 1)[:, None]
         entries = direction(entries) if self.normalised else entries
-        codebook = jnp.where(counts[:, None] > 0, entries, variables["codebook"])
+        codebook = jnp.where(remembered[:, None], entries, variables["codebook"])
         return {"codebook": codebook, "counts": counts, "sums": sums, "squares": squares}
 
 

@@ -264,3 +264,10 @@ def test_an_error_that_alpha_blows_up_is_no_longer_than_the_data():
     x = jnp.ones((1, 1))
     ends = [integrate(DDIM(), process, d, x, times) for d in (wrong, clipped(process, wrong, 1.0))]
     assert abs(ends[0]) > 10 and abs(ends[1]) <= 1
+
+
+def test_where_there_is_no_noise_the_estimate_is_clipped_and_the_noise_stays():
+    x = jnp.array([[3.0, 0.5]])
+    said = clipped(RectifiedFlow(), lambda x, t: Denoised(x, 7 * x), 1.0)(x, jnp.zeros(1))
+    np.testing.assert_array_equal(said.x_0, [[1.0, 0.5]])
+    np.testing.assert_array_equal(said.eps, 7 * x)

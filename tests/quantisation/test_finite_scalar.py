@@ -43,8 +43,11 @@ def test_no_vector_however_long_leaves_the_grid():
     np.testing.assert_array_equal(TINY.codes(said.ids, {}, {}), said.z_q)
 
 
-def test_zero_is_a_code():
+def test_zero_is_a_code_and_f_has_the_values_of_its_formula():
     assert not np.any(TINY(jnp.zeros(3), {}, {}).z_q)
+    np.testing.assert_allclose(TINY.bounded(jnp.zeros(3)), 0, atol=1e-6)
+    limits = np.array([1.5015 - 0.5, 1.001, 0.5005 - 0.5])  # h - o, at h = (L - 1)(1 + 1e-3) / 2
+    np.testing.assert_allclose(TINY.bounded(jnp.full(3, 50.0)), limits, atol=1e-6)
 
 
 def test_the_gradient_is_that_of_the_squashing_before_the_rounding():
@@ -55,7 +58,9 @@ def test_the_gradient_is_that_of_the_squashing_before_the_rounding():
     assert np.all(np.diag(rounded) > 0)
 
 
-@pytest.mark.parametrize("levels", [(), (8, 1)])
-def test_levels_that_say_nothing_are_refused(levels):
-    with pytest.raises(InputError, match="at least 2 levels"):
+@pytest.mark.parametrize(
+    ("levels", "told"), [((), "at least 2"), ((8, 1), "at least 2"), ((2001, 3), "at most 1000"), ((8,) * 12, "2\\^31")]
+)
+def test_levels_that_cannot_be_are_refused(levels, told):
+    with pytest.raises(InputError, match=told):
         FSQ(levels)

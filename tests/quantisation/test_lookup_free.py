@@ -72,3 +72,10 @@ def test_a_cold_softmax_of_a_vector_between_codes_has_finite_losses_and_gradient
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match="LFQ"):
         LFQ(**wrong)
+
+
+def test_at_zero_code_and_id_agree_and_the_commitment_is_the_mean_square_to_the_signs():
+    z = jnp.array([[0.0, 0.5, -2.0, 0.0]])
+    said = LOOKUP(z, {}, FRESH)
+    np.testing.assert_array_equal(LOOKUP.codes(said.ids, {}, {}), said.z_q)
+    np.testing.assert_allclose(said.losses["commitment"], 0.25 * np.mean([1, 0.25, 1, 1]), rtol=1e-6)

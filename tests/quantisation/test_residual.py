@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.errors import InputError
+from genjax.quantisation.quantiser import rotated
 from genjax.quantisation.residual import Residual
 from genjax.quantisation.vector import VQ, AverageVQ
 
@@ -72,3 +73,31 @@ def test_no_level_and_levels_of_directions_are_refused():
         Residual(depth=0)
     with pytest.raises(InputError, match="not normalised"):
         Residual(VQ(normalised=True))
+
+
+def test_the_loss_of_a_level_moves_no_level_before_it():
+    quantiser = Residual(LEVELS[0], depth=2)
+    params, variables = quantiser.init(KEY)
+
+    def by_hand(params):
+        rest, total = Z, 0.0
+        for i in range(2):
+            own = jax.tree.map(lambda x, i=i: x[i], params)
+            said = LEVELS[0](jax.lax.stop_gradient(rest), own, {})
+            total, rest = total + jnp.sum(said.losses["codebook"]), rest - said.z_q
+        return total
+
+    whole = jax.grad(lambda params: jnp.sum(quantiser(Z, params, variables).losses["codebook"]))(params)
+    np.testing.assert_allclose(whole["codebook"], jax.grad(by_hand)(params)["codebook"], rtol=1e-4, atol=1e-4)
+    both = jax.grad(lambda params: sum(map(jnp.sum, quantiser(Z, params, variables).losses.values())))(params)
+    np.testing.assert_allclose(both["codebook"], whole["codebook"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_estimate_is_that_of_the_sum():
+    quantiser = Residual(LEVELS[1], depth=2, estimate="rotated")
+    own = quantiser.init(KEY)
+    code = quantiser(Z[0], *own).z_q
+    found, expected = (jax.jacobian(f)(Z[0]) for f in (lambda z: quantiser(z, *own).z_q, lambda z: rotated(z, code)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(InputError, match="no estimate of its own"):
+        Residual(VQ(estimate="rotated"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from genjax.errors import InputError
 from genjax.quantisation.usage import count, usage
 
 
@@ -27,5 +28,11 @@ def test_counts_of_parts_add_up_and_figures_of_parts_do_not():
 
 
 def test_of_nothing_there_is_no_usage():
-    with pytest.raises(ValueError, match="none was counted"):
+    with pytest.raises(InputError, match="none was counted"):
         usage(np.zeros(4, int))
+
+
+@pytest.mark.parametrize("ids", [[0, 4], [-1]])
+def test_ids_outside_the_codebook_are_refused(ids):
+    with pytest.raises(InputError, match=r"ids lie in \[0, 4\)"):
+        count(np.array(ids), 4)

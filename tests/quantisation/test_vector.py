@@ -86,10 +86,11 @@ def test_an_entry_is_the_mean_of_what_chose_it_weighted_by_age():
     np.testing.assert_array_equal(variables["codebook"][0], -1)  # nobody came
 
 
-def test_the_number_of_entries_in_use_doubles_at_least_with_every_step():
-    quantiser = AverageVQ(size=16, width=3)
+@pytest.mark.parametrize(("width", "mean"), [(3, 5.0), (1, 20.0)])
+def test_the_number_of_entries_in_use_doubles_at_least_with_every_step(width, mean):
+    quantiser = AverageVQ(size=16, width=width)
     _, variables = quantiser.init(KEY)
-    z = 5 + jnp.asarray(RNG.normal(size=(4000, 3)), jnp.float32)  # far from where the codebook starts
+    z = mean + jnp.asarray(RNG.normal(size=(4000, width)), jnp.float32)  # far from where the codebook starts
     for used in (2, 4, 8, 16):
         variables = quantiser.advance(variables, quantiser(z, {}, variables).statistics)
         assert len(np.unique(quantiser(z, {}, variables).ids)) >= used
@@ -97,11 +98,15 @@ def test_the_number_of_entries_in_use_doubles_at_least_with_every_step():
 
 def test_splitting_halves_what_a_used_entry_has_and_moves_apart_by_its_deviation():
     counts, sums, squares = moments(Z, jnp.where(jnp.arange(64) < 63, 2, 1), 4)
-    split_counts, split_sums, _ = split_unused(counts, sums, squares, below=0.05)
+    split_counts, split_sums, split_squares = split_unused(counts, sums, squares, below=0.05)
     np.testing.assert_array_equal(split_counts, [31.5, 1, 31.5, 0])  # two are unused, and one alone can be split
     np.testing.assert_allclose(split_sums[0] + split_sums[2], sums[2], rtol=1e-5)
     apart = np.abs(split_sums[0] - split_sums[2]) / 31.5
     np.testing.assert_allclose(apart, np.std(Z[:63], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(split_squares[0] + split_squares[2], squares[2], rtol=1e-5)
+    for entry in (0, 2):
+        variance = split_squares[entry] / 31.5 - (split_sums[entry] / 31.5) ** 2
+        np.testing.assert_allclose(variance, 0.75 * np.var(Z[:63], axis=0), rtol=1e-4)
     np.testing.assert_array_equal(split_sums[1], sums[1])
 
 
@@ -136,6 +141,23 @@ def test_the_codebook_loss_moves_entries_to_the_mean_of_their_vectors_and_nothin
     np.testing.assert_allclose(by_params["codebook"]["codebook"], expected, atol=1e-5)
     assert not np.any(by_z["codebook"]) and not np.any(by_params["commitment"]["codebook"])
     np.testing.assert_allclose(by_z["commitment"], 2 * 0.3 / 3 * (Z - Z[ids]), atol=1e-6)
+
+
+def test_the_commitment_of_running_means_is_the_mean_square_of_what_is_left():
+    quantiser = AverageVQ(size=5, width=3, commitment=0.4)
+    variables = quantiser.init(KEY)[1] | {"codebook": Z[:5]}
+    left = Z - Z[nearest(Z, Z[:5])]
+    commitment = quantiser(Z, {}, variables).losses["commitment"]
+    np.testing.assert_allclose(commitment, 0.4 * jnp.mean(left**2, axis=-1), rtol=1e-5)
+
+
+def test_an_entry_that_nobody_chooses_stays_for_ever():
+    quantiser = AverageVQ(size=2, width=1, decay=0.1, unused=0.0)
+    variables = quantiser.init(KEY)[1] | {"codebook": jnp.array([[-1.0], [1.0]])}
+    variables = quantiser.advance(variables, quantiser(jnp.array([[-2.0], [1.0]]), {}, variables).statistics)
+    for _ in range(60):
+        variables = quantiser.advance(variables, quantiser(jnp.array([[1.0]]), {}, variables).statistics)
+    np.testing.assert_allclose(variables["codebook"], [[-2.0], [1.0]], rtol=1e-4)
 
 
 @pytest.mark.parametrize("quantiser", [VQ(size=6, width=3), AverageVQ(size=6, width=3)])
