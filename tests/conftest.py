@@ -57,8 +57,8 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """The kernels' suite is half as long as all others together: it runs where it is named, and on a GPU."""
-    if collection_path != KERNELS or "gpu" in config.option.markexpr.split():
+    """The kernels' suite is half as long as all others: it runs where it is named, and with -m gpu or parity."""
+    if collection_path != KERNELS or re.search(r"(?<!not )\b(gpu|parity)\b", config.option.markexpr):
         return None
     named = [(config.invocation_params.dir / arg.partition("::")[0]).resolve() for arg in config.args]
     return None if any(path.is_relative_to(KERNELS) for path in named) else True

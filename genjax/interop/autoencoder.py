@@ -190,6 +190,9 @@ def _sizes(arrays: StateDict, layout: _Layout, what: str) -> _Sizes:
     missing = [name for name in told if name not in arrays]
     if missing:
         raise InputError(f"these are not {what} that genjax knows: missing {', '.join(missing)}")
+    for name in told:
+        if np.ndim(arrays[name]) != (1 if name.endswith(".bias") else 4):
+            raise InputError(f"{name} is of shape {np.shape(arrays[name])}, and is no part of a convolution")
     levels = count(lambda level: bias(level, 0))
     proj = f".{layout.in_attention[-1][1]}.bias"
     return _Sizes(

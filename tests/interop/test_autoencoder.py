@@ -114,6 +114,8 @@ def test_missing_unknown_and_misshapen_arrays_are_refused_and_named(layout):
         ({name: array for name, array in weights.items() if name != "decoder.conv_out.bias"}, "decoder.conv_out.bias"),
         (weights | {"decoder.more": np.ones(1)}, "unknown decoder.more"),
         (weights | {"encoder.conv_out.weight": np.ones((8, 12, 3, 2))}, "encoder.conv_out.weight is of shape"),
+        (weights | {"encoder.conv_in.weight": np.ones(5)}, "encoder.conv_in.weight is of shape"),
+        (weights | {autoencoder.CODEBOOK: np.ones(5)}, "a codebook has two axes"),
         ({}, "missing"),
     ):
         with pytest.raises(InputError, match=told):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +64,27 @@ def test_what_a_test_has_compiled_a_process_that_it_starts_does_not_compile_agai
 )
 def test_seconds_are_counted_by_room_and_in_systems_by_config(nodeid, room):
     assert conftest.room_of(nodeid) == room
+
+
+@pytest.mark.parametrize(
+    ("expression", "args", "collected"),
+    [
+        ("not slow", ["tests"], False),
+        ("slow", ["tests/tools"], False),
+        ("not slow and not parity", ["tests"], False),
+        ("not gpu and not whole", ["tests"], False),
+        ("parity", ["tests"], True),
+        ("gpu", ["tests"], True),
+        ("gpu and not slow", ["tests"], True),
+        ("not slow", ["tests/pallas_kernels"], True),
+        ("not slow", ["tests/tools", "tests/pallas_kernels/test_tuning.py::test_law"], True),
+    ],
+)
+def test_the_suite_of_the_kernels_runs_where_it_is_named_and_where_a_gpu_or_a_reference_is_asked_for(
+    expression, args, collected
+):
+    asked = SimpleNamespace(
+        option=SimpleNamespace(markexpr=expression), args=args, invocation_params=SimpleNamespace(dir=ROOT)
+    )
+    assert (conftest.pytest_ignore_collect(conftest.KERNELS, asked) is None) is collected
+    assert conftest.pytest_ignore_collect(conftest.KERNELS.parent / "nn", asked) is None
