@@ -163,7 +163,7 @@ class _Sizes(NamedTuple):
     blocks: int
     attention_levels: set[int]
     middle_attention: bool
-    channels: int
+    image_channels: int
     z_channels: int
     out: int
     """Channels that the encoder gives."""
@@ -202,7 +202,7 @@ def _sizes(arrays: StateDict, layout: _Layout, what: str) -> _Sizes:
             level for level in range(levels) if layout.attention["encoder"].format(level, 0) + proj in arrays
         },
         middle_attention=layout.middle_attention.format("encoder") + proj in arrays,
-        channels=into("encoder.conv_in"),
+        image_channels=into("encoder.conv_in"),
         z_channels=into("decoder.conv_in"),
         out=len(arrays["encoder.conv_out.bias"]),
         quant=(len(arrays["quant_conv.bias"]), into("post_quant_conv")) if quantised else None,
@@ -248,7 +248,7 @@ def _entries(sizes: _Sizes, theirs: _Layout) -> Iterator[Entry]:
                 ours, names = OURS.resample[side].format(level), theirs.resample[side].format(number)
                 yield from layer(f"{ours}.conv", f"{names}.conv", "ookk", o=x)
 
-    yield from layer("encoder.conv_in", "encoder.conv_in", "oikk", i=sizes.channels, o=widths[0])
+    yield from layer("encoder.conv_in", "encoder.conv_in", "oikk", i=sizes.image_channels, o=widths[0])
     yield from levels("encoder", list(range(deepest + 1)), sizes.blocks, widths[0])
     yield from middle("encoder")
     yield from layer("encoder.norm_out", theirs.norm_out.format("encoder"), "o", o=widths[-1])
@@ -261,4 +261,4 @@ def _entries(sizes: _Sizes, theirs: _Layout) -> Iterator[Entry]:
     yield from middle("decoder")
     yield from levels("decoder", list(range(deepest, -1, -1)), sizes.blocks + 1, widths[-1])
     yield from layer("decoder.norm_out", theirs.norm_out.format("decoder"), "o", o=widths[0])
-    yield from layer(OURS.conv_out, theirs.conv_out, "oikk", i=widths[0], o=sizes.channels)
+    yield from layer(OURS.conv_out, theirs.conv_out, "oikk", i=widths[0], o=sizes.image_channels)

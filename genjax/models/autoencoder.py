@@ -112,12 +112,12 @@ class Decoder(_Side):
 class Autoencoder(nn.Module):
     """Encoder and decoder: `apply({"params": p}, image, method="encode")`, and "decode" or "features" of codes.
 
-    image (B,H,W,channels) in [-1,1]; a code is (B,h,w,code_width), and `encode` gives twice as many channels with
+    image (B,H,W,image_channels) in [-1,1]; a code is (B,h,w,code_width), and `encode` gives twice as many channels with
     `moments`, means first. Raises InputError where a side is no multiple of 2^(levels - 1), and where channels cannot
     be divided into groups.
     """
 
-    channels: int = 3
+    image_channels: int = 3
     """Channels of the image."""
     widths: tuple[int, ...] = (128, 256, 512, 512)
     """Channels at each level, whole resolution first; the sides are halved from level to level."""
@@ -142,7 +142,7 @@ class Autoencoder(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        check_sizes(self, channels=1, blocks=1, z_channels=1, groups=1)
+        check_sizes(self, image_channels=1, blocks=1, z_channels=1, groups=1)
         if self.code_channels is not None:
             check_sizes(self, code_channels=1)
         if not self.widths or min(self.widths) < 1:
@@ -177,7 +177,7 @@ class Autoencoder(nn.Module):
         )
         self.encoder = Encoder(**shared, out=pieces * self.z_channels)
         self.decoder = Decoder(**shared)
-        self.conv_out = Conv(self.channels, (3, 3), ("embed", None), kernel_init=dense_init)
+        self.conv_out = Conv(self.image_channels, (3, 3), ("embed", None), kernel_init=dense_init)
         if self.code_channels is not None:
             self.quant_conv = Conv(pieces * self.code_channels, (1, 1), (None, None), kernel_init=dense_init)
             self.post_quant_conv = Conv(self.z_channels, (1, 1), (None, None), kernel_init=dense_init)

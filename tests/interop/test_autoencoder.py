@@ -24,7 +24,7 @@ NETWORKS = {
 MODELS = NETWORKS | {
     "no convolutions between": Autoencoder(widths=(4, 4, 8), blocks=2, z_channels=16, moments=True, groups=2),
     "no attention, one channel": Autoencoder(
-        channels=1, widths=(4, 8), blocks=1, middle_attention=False, z_channels=1, code_channels=2, groups=2
+        image_channels=1, widths=(4, 8), blocks=1, middle_attention=False, z_channels=1, code_channels=2, groups=2
     ),
 }
 LAYOUTS = {
@@ -37,7 +37,7 @@ LAYOUTS = {
 def random_parameters(name):
     """Parameters that are all different numbers."""
     model = MODELS[name]
-    image = jax.ShapeDtypeStruct((1, 4, 4, model.channels), np.float32)
+    image = jax.ShapeDtypeStruct((1, 4, 4, model.image_channels), np.float32)
     abstract = jax.eval_shape(model.init, jax.random.key(0), image)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), meta.unbox(abstract)["params"])

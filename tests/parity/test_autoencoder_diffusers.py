@@ -29,8 +29,8 @@ def pair(request):
     model, (kind, more) = MODELS[request.param], KINDS[request.param]
     attention = ["Attn" if level in model.attention_levels else "" for level in range(len(model.widths))]
     reference = kind(
-        in_channels=model.channels,
-        out_channels=model.channels,
+        in_channels=model.image_channels,
+        out_channels=model.image_channels,
         block_out_channels=model.widths,
         layers_per_block=model.blocks,
         down_block_types=tuple(f"{name}DownEncoderBlock2D" for name in attention),
@@ -49,7 +49,7 @@ def pair(request):
 def test_outputs_and_gradients_of_both_sides_equal_diffusers(pair):
     model, params, reference = pair
     rng = np.random.default_rng(2)
-    image = rng.normal(size=(2, 8, 12, model.channels)).astype(np.float32)
+    image = rng.normal(size=(2, 8, 12, model.image_channels)).astype(np.float32)
     variational = isinstance(reference, diffusers.AutoencoderKL)
 
     def loss(params, image):
