@@ -129,7 +129,9 @@ def clipped(process: Process, denoiser: Callable[..., Denoised], size: float) ->
     Where a process leaves next to nothing of the data (alpha is 5e-5 at the end of the cosine table of a thousand
     steps), an x_0 that is read off a prediction of the noise has an error 1 / alpha times as large, and a solver of few
     steps never recovers from the first. What was in range stays as it is; the pair is always one of x_t:
-    x_t = alpha x_0 + sigma eps.
+    x_t = alpha x_0 + sigma eps. At sigma = 0, where x_t says nothing of eps, eps stays too.
+
+    Clip what is already guided: clipping first would let guidance lead out of the range again.
     """
 
     def limited(x_t: Float[Array, "B *shape"], t: Float[Array, " B"], *told: PyTree[Array]) -> Denoised:

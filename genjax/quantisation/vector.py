@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from genjax.errors import InputError
 from genjax.quantisation.quantiser import ESTIMATES, Estimate, Quantised, Vectors, direction, wide
 
-__all__ = ["VQ", "AverageVQ", "lloyd", "moments", "nearest", "split_unused"]
+__all__ = ["VQ", "AverageVQ", "moments", "nearest", "split_unused"]
 
 Codebook = Float[Array, "K D"]
 
@@ -45,17 +45,6 @@ def nearest(z: Vectors, codebook: Codebook) -> Int[Array, "*N"]:
     """
     products = jnp.einsum("...d,kd->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmin(jnp.sum(codebook * codebook, axis=-1) - 2 * products, axis=-1)
-
-
-def lloyd(z: Float[Array, "N D"], codebook: Codebook, steps: int) -> Codebook:
-    """A codebook after some steps of k-means on these vectors (Lloyd 1957); an entry that nobody chose stays."""
-
-    def step(codebook, _):
-        counts, sums, _ = moments(z, nearest(z, codebook), len(codebook))
-        means = sums / jnp.maximum(counts, 1)[:, None]
-        return jnp.where(counts[:, None] > 0, means, codebook), None
-
-    return jax.lax.scan(step, codebook, length=steps)[0]
 
 
 def moments(

@@ -58,7 +58,8 @@ class Sampler:
     rescale: float = 0.0
     """How far guidance is brought back to the deviation it had without, from 0 to 1 (Lin et al. 2023, phi)."""
     clip_denoised: float | None = None
-    """Largest size of an estimate of x_0: 1 for pixels of DDPM and ADM; None for any, as of latents and flows."""
+    """Largest size of an estimate of x_0, after all guidance and in inversions too (ADM's code clips before a
+    classifier's shift): 1 for pixels of DDPM and ADM; None for any, as of latents and flows."""
 
     def __post_init__(self):
         if self.steps < 1:
