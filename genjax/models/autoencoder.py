@@ -7,8 +7,8 @@
     between    perhaps a 1 x 1 convolution on either side, to as many channels as a code has
 
 What lies between is not said here: a quantiser makes codes of latents, and a variational autoencoder reads the
-encoder's channels as means and log-variances. `decode` is `conv_out` of `features`: a loss that weighs its terms by
-their gradients at the last kernel (VQGAN, equation 7) needs the features once.
+encoder's channels as means and log-variances. `decode` is `to_image`, a convolution, of `features`: a loss that weighs
+its terms by their gradients at the last kernel (VQGAN, equation 7) needs the features once.
 """
 
 from typing import Any
@@ -200,6 +200,10 @@ class Autoencoder(nn.Module):
         """What the last convolution sees, of codes."""
         return self.decoder(code if self.code_channels is None else self.post_quant_conv(code))
 
+    def to_image(self, features: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:
+        """Images of features, not clipped: the last convolution."""
+        return self.conv_out(features)
+
     def decode(self, code: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
         """Images of codes, not clipped."""
-        return self.conv_out(self.features(code))
+        return self.to_image(self.features(code))
