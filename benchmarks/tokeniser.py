@@ -106,7 +106,7 @@ def main(options: Options) -> None:
     adam = replace(system.optimizer, warmup_steps=0, decay="constant", clip_norm=None)
     task = replace(
         system,
-        bottleneck=VQ(size=system.bottleneck.size, width=system.bottleneck.width),
+        bottleneck=VQ(system.bottleneck.size, system.bottleneck.width, 1.0, 0.25),  # as VQModel has them
         adversarial_start=0,
         adversarial_ramp=0,
         optimizer=adam,

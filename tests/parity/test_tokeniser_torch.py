@@ -27,7 +27,9 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 MODEL = Autoencoder(image_channels=1, widths=(4, 8), blocks=1, z_channels=4, code_channels=3, groups=2)
-TASK = Tokeniser(model=MODEL, bottleneck=VQ(size=6, width=3), critic=PatchCritic(width=4, layers=1), data=Digits())
+SLIPPED = VQ(size=6, width=3, commitment=1.0, codebook_weight=0.25)
+"""VQModel has taming-transformers' slip (`legacy=True`): beta stands on the codebook's term."""
+TASK = Tokeniser(model=MODEL, bottleneck=SLIPPED, critic=PatchCritic(width=4, layers=1), data=Digits())
 KEYS = jax.random.split(jax.random.key(1), 3)
 
 

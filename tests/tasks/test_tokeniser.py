@@ -44,7 +44,7 @@ BOTTLENECKS = {
     "vq": VQ(size=6, width=3),
     "average": AverageVQ(size=6, width=3),
     "fsq": FSQ((3, 4, 5)),
-    "lfq": LFQ(bits=3),
+    "lfq": LFQ(bits=3, temperature=1.0),  # softer than usual: a step of 1e-2 would amplify rounding
     "residual": Residual(VQ(size=6, width=3), depth=2),
     "posterior": Posterior(0.1),
 }
