@@ -77,7 +77,7 @@ VARIANTS = {
     "kl_f8_16": lambda: published("kl-f8-16"),
 }
 
-_SMALL = "--model.widths 4 8 --model.z_channels 4 --model.groups 2 --critic.width 4 --critic.groups 2"
+_SMALL = "--model.widths 8 16 --model.z_channels 4 --model.groups 2 --critic.width 4 --critic.groups 2"
 SMOKE = {
     name: {
         "train": f"{_SMALL} --train.batch_size {batch} --adversarial_start 1",

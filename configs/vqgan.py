@@ -83,7 +83,7 @@ VARIANTS = {
     "f16": f16,
 }
 
-_SMALL = "--model.widths 4 8 --model.z_channels 4 --model.groups 2 --critic.width 4 --critic.groups 2"
+_SMALL = "--model.widths 8 16 --model.z_channels 4 --model.groups 2 --critic.width 4 --critic.groups 2"
 _DOORS = {"sample": "--num 2 --interpolate 1", "evaluate": ""}
 SMOKE = {"digits": {"train": f"{_SMALL} --train.batch_size 8 --adversarial_start 1 --adversarial_ramp 2"} | _DOORS} | {
     name: {"train": f"{_SMALL} --train.batch_size 4 --adversarial_start 1"} | _DOORS
