@@ -37,7 +37,7 @@ def test_the_entropy_of_a_picture_is_that_of_all_its_positions_and_levels():
 
 def test_the_table_stands_between_its_marks_and_nothing_else_moves():
     page = f"before\n{compress.BEGIN}old\n{compress.END}after\n"
-    kept = {name: FIGURES for name in compress.RUNS} | {"posterior": {"psnr": 30.0, "frechet_distance": 0.5}}
+    kept = dict.fromkeys(compress.RUNS, FIGURES) | {"posterior": {"psnr": 30.0, "frechet_distance": 0.5}}
     told = compress.with_table(page, kept)
     assert told.startswith(f"before\n{compress.BEGIN}| bottleneck") and told.endswith(f"{compress.END}after\n")
     assert "old" not in told and told.count("\n| `") == len(compress.RUNS)
