@@ -55,13 +55,14 @@ def emoji() -> Tokeniser:
 
 
 def published(size: str) -> Tokeniser:
-    """Latent diffusion's recipe: a critic from step 50,001 on at half weight."""
+    """Latent diffusion's loss, whose critic counts from step 50,001 on at half weight; the schedule is ours."""
     adam = Adam(learning_rate=4.5e-6 * 96, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
     return Tokeniser(
         model=Autoencoder(**SIZES[size]),
         bottleneck=Posterior(),
         critic=PatchCritic(),
         adversarial_weight=0.5,
+        adaptive_most=1e4 / (256 * 256 * 3),
         adversarial_start=50_001,
         data=Images(image_size=256, channels=3),
         optimizer=adam,

@@ -5,9 +5,10 @@ emoji       colour emoji of 32 pixels as 8 x 8 ids of 1,024: 640 bits of 24,576;
 fsq         the same with 1,000 codes of finite scalars
 lfq         the same with 1,024 codes of signs
 rvq         the same with sums of two of 32 codes
-f16         the published shape for photographs of 256 pixels, 16 x 16 ids of 1,024
+f16         the published shape for photographs of 256 pixels, 16 x 16 ids of 1,024; the schedule is ours
 
-There is no perceptual loss in these (VQGAN has LPIPS): what pixels do not say is left to the critic.
+There is no perceptual loss in these (VQGAN has LPIPS): what pixels do not say is left to the critic. Nor is there an
+average of the parameters: a codebook of running means goes with the encoder as it is.
 """
 
 from genjax.data import Digits, Emoji, Images
@@ -38,7 +39,7 @@ def digits() -> Tokeniser:
         data=Digits(),
         optimizer=ADAM,
         critic_optimizer=CRITIC_ADAM,
-        train=Train(steps=2000, batch_size=64, ema_decay=0.995, data_threads=0),
+        train=Train(steps=2000, batch_size=64, ema_decay=None, data_threads=0),
         checkpoint=Checkpoint(every=500),
     )
 
@@ -54,14 +55,14 @@ def emoji(bottleneck: Quantiser) -> Tokeniser:
         data=Emoji(size=32),
         optimizer=ADAM,
         critic_optimizer=CRITIC_ADAM,
-        train=Train(steps=4000, batch_size=32, ema_decay=0.998, data_threads=0),
+        train=Train(steps=4000, batch_size=32, ema_decay=None, data_threads=0),
         checkpoint=Checkpoint(every=500),
     )
 
 
 def f16() -> Tokeniser:
-    """The published one of ImageNet, its learning rate that of a batch of 256; without LPIPS."""
-    adam = Adam(learning_rate=4.5e-6 * 256, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
+    """The published shape of ImageNet; beta where the paper has it."""
+    adam = Adam(learning_rate=4.5e-6 * 96, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
     return Tokeniser(
         model=Autoencoder(**SIZES["vqgan-f16"]),
         bottleneck=VQ(),
@@ -70,7 +71,7 @@ def f16() -> Tokeniser:
         data=Images(image_size=256, channels=3),
         optimizer=adam,
         critic_optimizer=adam,
-        train=Train(steps=1_000_000, batch_size=256, ema_decay=None, precision="bf16"),
+        train=Train(steps=1_000_000, batch_size=96, ema_decay=None, precision="bf16"),
     )
 
 

@@ -25,7 +25,10 @@ jaxtyping.Array = jaxtyping.ArrayLike  # numpy's arrays and numbers do as well a
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
 jaxtyping.install_import_hook([f"genjax.{room}" for room in CHECKED], CHECKER)
 
-KERNELS = Path(__file__).parent / "pallas_kernels"
+HERE = Path(__file__).parent
+KERNELS = HERE / "pallas_kernels"
+MANY_CASES = ("diffusion", "models", "quantisation")
+"""Rooms whose laws are tried in many cases, each compiled for itself."""
 DEVICES = 4
 CACHE = {"jax_persistent_cache_min_compile_time_secs": 0.05, "jax_persistent_cache_min_entry_size_bytes": -1}
 """Kept is what takes longer to compile than to read: of thousands of programs most are so small that they are not."""
@@ -96,7 +99,9 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    leave_to_ci_all_cases_but_the_first(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and jax.default_backend() != "gpu":
         for item in marked:
@@ -124,3 +129,15 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds in each room and system, set-up included", sep="-")
     for start in range(0, len(cells), across):
         terminalreporter.line("".join(cell.ljust(width) for cell in cells[start : start + across]).rstrip())
+
+
+def leave_to_ci_all_cases_but_the_first(items):
+    """Of a law in MANY_CASES the default tests take the first case that is not slow; the others are marked so."""
+    seen = set()
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in MANY_CASES:
+            law = item.path, item.originalname
+            if law in seen:
+                item.add_marker(pytest.mark.slow)
+            elif item.get_closest_marker("slow") is None:
+                seen.add(law)

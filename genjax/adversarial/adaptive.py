@@ -2,9 +2,9 @@
 
     lambda = |grad_K L_rec| / (|grad_K L_adv| + delta),    at most 1e4,    K the last kernel of the decoder
 
-(arXiv:2012.09841, equation 7.) The last layer is linear, so that both gradients need its inputs once and no further
-pass: `kernel_gradients` takes the two losses as functions of that kernel alone. They are means over a batch, sums over
-its rows and devices: add the gradients up first, and ask for the weight of the sums.
+(arXiv:2012.09841, equation 7.) Both gradients need the inputs of the last layer once, and a backward pass each from
+the losses to the picture: `kernel_gradients` takes the two as functions of that kernel alone. They are means over a
+batch, sums over its rows and devices: add the gradients up first, and ask for the weight of the sums.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,9 @@
     weight * (max(0, D(x) - a_F)^2 + max(0, a_R - D(y))^2),    a_R, a_F running means of D(x) and D(y)
 
 (Tseng et al. 2021, arXiv:2104.03310, equations 4 and 5.) With Wasserstein's objective it bounds what is learnt to a
-divergence of LeCam's kind; it helps where data is scarce and the critic learns it by heart. Rectified as above it is
-that of MAGVIT: only real scores above those of drawn rows pay, and drawn ones below those of real rows.
+divergence of LeCam's kind; it helps where data is scarce and the critic learns it by heart. It is
+rectified, as in their code and in MAGVIT: only real scores above those of drawn rows pay, and drawn ones below those of
+real rows.
 """
 
 import math

@@ -8,6 +8,7 @@ process owns of each global batch. Everything here is numpy and threads; the dev
 from genjax.data.blurred import EightGaussians, Rings, TwentyFiveGaussians, TwoMoons
 from genjax.data.byte_tokenizer import ByteTokenizer
 from genjax.data.captions import DIGIT_NAMES, TEMPLATES, captions_for
+from genjax.data.codes import CodeExample, Codes
 from genjax.data.couples import CoupleExample, Couples
 from genjax.data.densities import Checkerboard, Densities, Pinwheel, PlaneDensity, PointExample
 from genjax.data.digits import Digits
@@ -28,6 +29,8 @@ __all__ = [
     "TEMPLATES",
     "ByteTokenizer",
     "Checkerboard",
+    "CodeExample",
+    "Codes",
     "CoupleExample",
     "Couples",
     "Dataset",

@@ -17,7 +17,8 @@ from genjax.interop.tables import Entry, StateDict, from_state_dict
 __all__ = ["from_torch"]
 
 STAGES = (("conv1", 64, 2), ("conv2", 128, 2), ("conv3", 256, 3), ("conv4", 512, 3), ("conv5", 512, 3))
-"""Name here, channels and number of convolutions between two poolings of VGG16."""
+"""Name here, channels and number of convolutions between two poolings of VGG16: as in the network, which is not ours
+to import."""
 IN_OTHER_FILES = "loss.perceptual_loss."
 """What the names begin with in the file of an autoencoder, beside it."""
 PASSED_OVER = ("classifier.", "scaling_layer.", "lins.")
@@ -41,8 +42,8 @@ def _entries(layer: str) -> Iterator[Entry]:
     for stage, (name, width, convolutions) in enumerate(STAGES):
         for i in range(convolutions):
             theirs = layer.format(stage=stage + 1, number=number)
-            yield Entry(f"{name}_{i + 1}.kernel", (f"{theirs}.weight",), (width, into, 3, 3), "convolution")
-            yield Entry(f"{name}_{i + 1}.bias", (f"{theirs}.bias",), (width,))
+            yield Entry(f"trunk.{name}_{i + 1}.kernel", (f"{theirs}.weight",), (width, into, 3, 3), "convolution")
+            yield Entry(f"trunk.{name}_{i + 1}.bias", (f"{theirs}.bias",), (width,))
             number, into = number + 2, width  # each is followed by its rectifier
         yield Entry(f"lin{stage}", (f"lin{stage}.model.1.weight",), (1, width, 1, 1))
         number += 1  # and the last by a pooling

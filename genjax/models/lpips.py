@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from genjax.errors import InputError
 from genjax.nn.linear import Conv, with_axes
 
-__all__ = ["LPIPS", "unit_channels"]
+__all__ = ["LPIPS", "VGG16", "unit_channels"]
 
 STAGES = (("conv1", 64, 2), ("conv2", 128, 2), ("conv3", 256, 3), ("conv4", 512, 3), ("conv5", 512, 3))
 """Name, channels and number of convolutions between two poolings of VGG16."""
@@ -40,17 +40,28 @@ class LPIPS(nn.Module):
             raise InputError(
                 f"LPIPS compares colour pictures of {LEAST} pixels a side or more, not {x.shape[1:]} with {y.shape[1:]}"
             )
-        h = (jnp.concatenate([x, y]) - SHIFT) / SCALE
+        trunk = VGG16(name="trunk")  # called twice: a picture that holds still costs no backward pass
         distance = jnp.zeros(len(x), jnp.float32)
+        for stage, (ours, theirs) in enumerate(zip(trunk(x), trunk(y), strict=True)):
+            weight = self.param(f"lin{stage}", with_axes(nn.initializers.ones, (None,)), ours.shape[-1:])
+            difference = jnp.square(unit_channels(ours) - unit_channels(theirs))
+            distance += jnp.einsum("bhwc,c->bhw", difference, weight).mean(axis=(1, 2))
+        return distance
+
+
+class VGG16(nn.Module):
+    """What VGG16 sees before each pooling and at its end, five arrays (B,h,w,c) in float32, of pictures in [-1, 1]."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> list[Float[Array, "B H2 W2 C2"]]:
+        h, taps = (x - SHIFT) / SCALE, []
         for stage, (name, width, convolutions) in enumerate(STAGES):
             if stage:
                 h = nn.max_pool(h, (2, 2), strides=(2, 2))
             for i in range(convolutions):
                 h = nn.relu(Conv(width, (3, 3), (None, None), name=f"{name}_{i + 1}")(h))
-            ours, theirs = jnp.split(unit_channels(h.astype(jnp.float32)), 2)
-            weight = self.param(f"lin{stage}", with_axes(nn.initializers.ones, (None,)), (width,))
-            distance += jnp.einsum("bhwc,c->bhw", jnp.square(ours - theirs), weight).mean(axis=(1, 2))
-        return distance
+            taps.append(h.astype(jnp.float32))
+        return taps
 
 
 def unit_channels(h: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:

@@ -43,6 +43,11 @@ class FSQ:
         """Number of coordinates."""
         return len(self.levels)
 
+    @property
+    def ids_per_position(self) -> int:
+        """One."""
+        return 1
+
     def init(self, key: Key[Array, ""]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Nothing."""
         return {}, {}

@@ -67,6 +67,11 @@ class LFQ:
         """Number of coordinates."""
         return self.bits
 
+    @property
+    def ids_per_position(self) -> int:
+        """One."""
+        return 1
+
     def init(self, key: Key[Array, ""]) -> tuple[dict[str, Array], dict[str, Array]]:
         """As if all codes were used alike."""
         return {}, {"use": jnp.full(self.size, 1 / self.size)}

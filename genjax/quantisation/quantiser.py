@@ -67,6 +67,10 @@ class Quantiser(Protocol):
     def width(self) -> int:
         """Coordinates of a vector."""
 
+    @property
+    def ids_per_position(self) -> int:
+        """How many ids a vector has, each in [0, size): more than one where a code is a sum."""
+
     def init(self, key: Key[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
         """Fresh params and variables."""
 

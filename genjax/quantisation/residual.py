@@ -49,6 +49,11 @@ class Residual:
         """Coordinates of a vector."""
         return self.level.width
 
+    @property
+    def ids_per_position(self) -> int:
+        """One of each level."""
+        return self.depth
+
     def init(self, key: Key[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
         """Fresh levels, each of its own key."""
         return jax.vmap(self.level.init)(jax.random.split(key, self.depth))

@@ -109,6 +109,11 @@ class VQ:
     def __post_init__(self):
         _check_sizes(self)
 
+    @property
+    def ids_per_position(self) -> int:
+        """One."""
+        return 1
+
     def init(self, key: Key[Array, ""]) -> tuple[dict[str, Codebook], dict[str, Array]]:
         """Entries uniform in [-1/K, 1/K], as in taming-transformers; normalised ones of random directions."""
         return {"codebook": _first_entries(self, key)}, {}
@@ -161,6 +166,11 @@ class AverageVQ:
             raise InputError(f"decay of AverageVQ lies in [0, 1), not at {self.decay}")
         if not 0 <= self.unused < 1:
             raise InputError(f"unused of AverageVQ lies in [0, 1), not at {self.unused}")
+
+    @property
+    def ids_per_position(self) -> int:
+        """One."""
+        return 1
 
     def init(self, key: Key[Array, ""]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Entries as of VQ, and no memory of vectors yet."""

@@ -64,25 +64,24 @@ class ClassifierFeatures:
     def distance(
         self, params: PyTree[Array], x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]
     ) -> Float[Array, " B"]:
-        both = jnp.concatenate([x, y])
+        pairs = list(zip(self._taps(params, x), self._taps(params, y), strict=True))
+        unlike = (jnp.square(unit_channels(ours) - unit_channels(theirs)).sum(axis=-1) for ours, theirs in pairs)
+        return sum(each.mean(axis=(1, 2)) for each in unlike) / len(pairs)
+
+    def _taps(self, params: PyTree[Array], x: Float[Array, "B H W C"]) -> list[Float[Array, "B H2 W2 C2"]]:
+        """What each residual block gives, float32."""
         _, seen = self.model.apply(
             {"params": params},
-            both,
-            jnp.zeros(len(both), both.dtype),
+            x,
+            jnp.zeros(len(x), x.dtype),
             capture_intermediates=lambda module, method: _is_tap(module) and method == "__call__",
             mutable="intermediates",
         )
-        taps = jax.tree.leaves(seen["intermediates"])
-        return sum(_unlike(tap.astype(jnp.float32)) for tap in taps) / len(taps)
+        return [tap.astype(jnp.float32) for tap in jax.tree.leaves(seen["intermediates"])]
 
 
 def _is_tap(module: nn.Module) -> bool:
     return module.name is not None and module.name.startswith("residual_")
-
-
-def _unlike(features: Float[Array, "2*B H W C"]) -> Float[Array, " B"]:
-    ours, theirs = jnp.split(unit_channels(features), 2)
-    return jnp.square(ours - theirs).sum(axis=-1).mean(axis=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class PublishedLPIPS:
     path: str = ""
     """A .safetensors file of the convolutions and the heads, under torchvision's or lpips' names."""
     weight: float = 1.0
-    """What it counts beside the error of pixels; 1 in VQGAN, 0.1 in MAGVIT."""
+    """What it counts beside the error of pixels; 1 in VQGAN."""
 
     def source(self) -> Source:
         if not self.path:

@@ -6,16 +6,17 @@
 
 A quantiser as the bottleneck makes it VQGAN (Esser et al. 2021, arXiv:2012.09841), or without a critic VQ-VAE (van den
 Oord et al. 2017); a Gaussian posterior makes it the autoencoder of latent diffusion (Rombach et al. 2022,
-arXiv:2112.10752). Any quantiser, objective and penalty goes with any.
+arXiv:2112.10752). Any quantiser goes with any objective.
 
 lambda is VQGAN's adaptive weight, |grad_K (|x - y| + perceptual)| / |grad_K generator's loss| at the last kernel K. The
 gradients are those of the whole batch, which are known after a step: so it is the weight of the step before. r rises
 from 0 to 1 over `adversarial_ramp` steps from step `adversarial_start` on, and the critic learns from the first step:
-in VQGAN's code the critic's own loss is switched on with its term, which then is that of an untrained critic.
+in VQGAN's code the critic's own loss is switched on with its term, which then is that of an untrained critic. Skipped
+steps do not count.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from genjax.adversarial.adaptive import adaptive_weight, kernel_gradients
 from genjax.adversarial.lecam import LeCam
 from genjax.adversarial.objectives import Hinge, Objective
 from genjax.adversarial.penalties import NoPenalty, Penalty
-from genjax.data import Images, LabelledImages, in_blocks
+from genjax.data import LabelledImages, in_blocks
 from genjax.errors import InputError
 from genjax.metrics.distortion import psnr
 from genjax.models.autoencoder import Autoencoder
@@ -37,8 +38,8 @@ from genjax.models.patch_critic import PatchCritic
 from genjax.parallel.rules import by_rows
 from genjax.quantisation.posterior import Posterior
 from genjax.quantisation.quantiser import Quantised, Quantiser
-from genjax.quantisation.usage import Usage, count, usage
-from genjax.quantisation.vector import AverageVQ
+from genjax.quantisation.usage import count, usage
+from genjax.runs.checkpoints import fingerprint
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
 from genjax.runs.source import Source
@@ -59,8 +60,8 @@ VALIDATED = 512
 class Tokeniser(Task):
     """An autoencoder that learns to say little of a picture and to draw it again."""
 
-    model: Autoencoder = field(default_factory=Autoencoder)
-    bottleneck: Quantiser | Posterior = AverageVQ()
+    model: Autoencoder
+    bottleneck: Quantiser | Posterior
     """What stands between encoder and decoder: a quantiser, or a Gaussian posterior."""
     reconstruction: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean square error of the pixels."""
@@ -78,15 +79,17 @@ class Tokeniser(Task):
     """Weight w of the adversarial term (0.75 for depth maps, 0.5 in latent diffusion)."""
     adaptive: bool = True
     """Whether it is multiplied by lambda too."""
+    adaptive_most: float = 1e4
+    """Largest lambda. Latent diffusion sums errors over a picture: its 1e4 is 1e4 / numbers of a picture here."""
     adversarial_start: int = 0
     """Step from which the adversarial term counts; the critic learns from the first."""
     adversarial_ramp: int = 0
     """Steps over which it comes to its whole weight."""
-    optimizer: Optimizer = Adam(learning_rate=4.5e-6, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
-    """The autoencoder's; VQGAN's learning rate is that of one picture, to be multiplied by the batch."""
-    critic_optimizer: Optimizer = Adam(learning_rate=4.5e-6, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
+    optimizer: Optimizer = Adam(learning_rate=1e-4, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
+    """The autoencoder's; VQGAN has a learning rate of 4.5e-6 times the batch."""
+    critic_optimizer: Optimizer = Adam(learning_rate=1e-4, warmup_steps=0, b1=0.5, b2=0.9, clip_norm=None)
     """The critic's."""
-    data: LabelledImages = Images()
+    data: LabelledImages
 
     # ------------------------------------------------------------------ what it is
 
@@ -107,9 +110,15 @@ class Tokeniser(Task):
         return height // self.model.stride, width // self.model.stride, self.model.code_width
 
     @property
+    def id_shape(self) -> tuple[int, ...]:
+        """(h, w) of the ids of a picture, (h, w, Q) of sums of codes, (h, w, D) of vectors."""
+        *place, width = self.code_shape
+        return (*place, *([] if self.levels == 1 else [self.levels if self.is_discrete else width]))
+
+    @property
     def levels(self) -> int:
         """Ids for each position; 0 of a Gaussian posterior."""
-        return getattr(self.bottleneck, "depth", 1) if self.is_discrete else 0
+        return self.bottleneck.ids_per_position if self.is_discrete else 0
 
     @property
     def bits_per_position(self) -> float:
@@ -132,19 +141,39 @@ class Tokeniser(Task):
             wanted = "a code, and model.moments False" if self.is_discrete else "moments, and model.moments True"
             raise InputError(f"a bottleneck of {type(self.bottleneck).__name__} takes {wanted}")
         if self.is_discrete and self.bottleneck.width != self.model.code_width:
+            channels = "z_channels" if self.model.code_channels is None else "code_channels"
             raise InputError(
-                f"bottleneck.width is {self.bottleneck.width}, and the codes of the model have {self.model.code_width}"
-                " channels (model.code_channels, or model.z_channels without them)"
+                f"codes of {type(self.bottleneck).__name__} have {self.bottleneck.width} coordinates, and those of the"
+                f" model {self.model.code_width}: take model.{channels} of {self.bottleneck.width}"
             )
         if self.critic is None and (self.lecam is not None or self.penalty != NoPenalty()):
             raise InputError("lecam and penalty are what a critic pays, and there is no critic")
-        for name in ("adversarial_weight", "adversarial_start", "adversarial_ramp"):
+        if self.couples_rows and self.penalty != NoPenalty():
+            raise InputError(
+                "penalty is of the slope of each row's score, and critic.norm batch mixes rows: take group"
+            )
+        slopes = self.adaptive or self.penalty != NoPenalty()
+        if self.critic is not None and slopes and self.train.precision == "fp16":
+            raise InputError(
+                "train.precision is fp16, in which the gradients that adaptive and penalty take inside the loss vanish:"
+                " take bf16"
+            )
+        if self.train.start and "codebook" in self._quantiser_shapes()[1]:
+            kind = type(self.bottleneck).__name__
+            raise InputError(
+                f"train.start gives what gradients move, which is not the codebook of {kind}: that would begin"
+                " anew: take VQ or FSQ"
+            )
+        for name in ("adversarial_weight", "adversarial_start", "adversarial_ramp", "adaptive_most"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is 0 or more, not {getattr(self, name)}")
         self.sources()
         super().check()
 
     # ------------------------------------------------------------------ training
+
+    def _quantiser_shapes(self) -> tuple[PyTree[Array], PyTree[Array]]:
+        return jax.eval_shape(self.bottleneck.init, jax.random.key(0)) if self.is_discrete else ({}, {})
 
     def sources(self) -> Mapping[str, Source]:
         return {} if self.perceptual is None else {"perceptual": self.perceptual.source()}
@@ -202,11 +231,13 @@ class Tokeniser(Task):
         means = {"real": terms["score_of_data"], "fake": terms["score_of_reconstructions"]}
         statistics["scores"] = {name: rows.sum() / totals["rows"] for name, rows in means.items()}
         if self.adaptive:
-            still, fixed = jax.lax.stop_gradient((features, network["conv_out"]))
+            still, fixed, theirs, reals = jax.lax.stop_gradient(
+                (features, network["conv_out"], parts.trained["critic"], real_scores)
+            )
 
             def of_kernel(kernel):
                 drawn = self.to_image({**fixed, "kernel": kernel}, still)
-                adversarial = self.objective.generator(real_scores, score(drawn))
+                adversarial = self.objective.generator(reals, self.score(theirs, drawn))
                 unlike = sum(self.unlikeness(parts, image, drawn).values())
                 return unlike.sum() / totals["rows"], adversarial.sum() / totals["rows"]
 
@@ -224,11 +255,11 @@ class Tokeniser(Task):
     def advance(self, parts: Parts, statistics: PyTree[Array]) -> PyTree[Array]:
         after = dict(parts.variables)
         if "quantiser" in after:
-            after["quantiser"] = self.bottleneck.advance(after["quantiser"], statistics["quantiser"])
+            after["quantiser"] = self.bottleneck.advance(after["quantiser"], statistics.get("quantiser", {}))
         if "step" in after:
             after["step"] = after["step"] + 1
         if "adaptive_weight" in after:
-            after["adaptive_weight"] = adaptive_weight(*statistics["kernel_gradients"])
+            after["adaptive_weight"] = adaptive_weight(*statistics["kernel_gradients"], most=self.adaptive_most)
         if "anchors" in after:
             after["anchors"] = self.lecam.advance(after["anchors"], statistics["scores"])
         return after
@@ -297,7 +328,11 @@ class Tokeniser(Task):
 
     def ids_of(self, parts: Parts, images: Float[np.ndarray, "N H W C"]) -> Int[np.ndarray, "N h w *Q"]:
         """The ids of pictures, of a quantiser."""
-        return _in_blocks(_ids, self, parts, images)
+        return self.ids_from(parts, self.vectors_of(parts, images))
+
+    def ids_from(self, parts: Parts, vectors: Float[np.ndarray, "N h w D"]) -> Int[np.ndarray, "N h w *Q"]:
+        """The ids of what the quantiser sees of pictures."""
+        return _in_blocks(_ids, self, parts, vectors)
 
     def drawn_from(self, parts: Parts, vectors: Float[np.ndarray, "N h w D"]) -> Float[np.ndarray, "N H W C"]:
         """Pictures of vectors, which are quantised first where there is a quantiser; clipped to [-1, 1]."""
@@ -307,24 +342,33 @@ class Tokeniser(Task):
         """Pictures of ids; clipped to [-1, 1]."""
         return _in_blocks(_drawn_from_ids, self, parts, ids)
 
-    def usage_of(self, ids: Int[np.ndarray, "N h w *Q"]) -> list[Usage]:
-        """The figures of each level of these ids."""
-        levels = np.asarray(ids).reshape(-1, self.levels).T
-        return [usage(count(level, self.bottleneck.size)) for level in levels]
+    def fingerprint(self, parts: Parts) -> int:
+        """Of all that codes depend on."""
+        return fingerprint((parts.trained["autoencoder"], parts.variables.get("quantiser", {})))
+
+    def counts_of(self, ids: Int[np.ndarray, "N h w *Q"]) -> Int[np.ndarray, "Q K"]:
+        """How often each id comes at each level of these; counts add up."""
+        return np.stack([count(level, self.bottleneck.size) for level in ids.reshape(-1, self.levels).T])
 
     # ------------------------------------------------------------------ what people look at
 
     def pictures(self, split: Literal["train", "test"], most: int | None = None) -> Float[np.ndarray, "N H W C"]:
-        """The first pictures of a split that can be read."""
+        """The first pictures of a split that can be read, all of them by default."""
         return np.stack([row["image"] for row in islice(self.fixed_rows(split), most)])
+
+    def picture_blocks(self, split: Literal["train", "test"]) -> Iterator[Float[np.ndarray, "N H W C"]]:
+        """All of them, 512 at a time."""
+        rows = self.fixed_rows(split)
+        while block := [row["image"] for row in islice(rows, VALIDATED)]:
+            yield np.stack(block)
 
     def validate(self, parts: Parts) -> dict[str, float]:
         """PSNR of 512 held-out pictures at most, and how much of the codebook their ids use."""
         images = self.pictures("test", VALIDATED)
-        drawn = self.drawn_from(parts, self.vectors_of(parts, images))
-        figures = {"validation_psnr": float(psnr(images, drawn).mean())}
+        vectors = self.vectors_of(parts, images)
+        figures = {"validation_psnr": float(psnr(images, self.drawn_from(parts, vectors)).mean())}
         if self.is_discrete:
-            levels = self.usage_of(self.ids_of(parts, images))
+            levels = [usage(counts) for counts in self.counts_of(self.ids_from(parts, vectors))]
             figures["validation_usage"] = float(np.mean([level.usage for level in levels]))
             figures["validation_perplexity"] = float(np.mean([level.perplexity for level in levels]))
         return figures
@@ -345,8 +389,8 @@ def _vectors(task: Tokeniser, parts, images):
 
 
 @partial(jax.jit, static_argnums=0)
-def _ids(task: Tokeniser, parts, images):
-    return task.code(parts, task.encode(parts, images)).ids
+def _ids(task: Tokeniser, parts, vectors):
+    return task.code(parts, vectors).ids
 
 
 @partial(jax.jit, static_argnums=0)

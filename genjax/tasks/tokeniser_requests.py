@@ -2,20 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from rich.console import Console
 
 from genjax.data import decode_whole
+from genjax.data.codes import write_codes
 from genjax.errors import InputError
 from genjax.metrics.distortion import psnr
 from genjax.metrics.frechet import frechet_distance
-from genjax.runs.outputs import Images, Numbers, Output
+from genjax.quantisation.usage import usage
+from genjax.runs.outputs import Events, Images, Numbers, Output, say
 from genjax.runs.parts import Parts
 
-__all__ = ["JudgeReconstructions", "Reconstruct"]
+__all__ = ["CodesFolder", "JudgeReconstructions", "Reconstruct"]
 
 MOST_NUMBERS = 1024
 """Numbers of a picture at most for a Fréchet distance in pixels: covariances have their square of entries."""
@@ -31,8 +35,12 @@ class Reconstruct:
     """A picture of your own instead, of any sides that the model's stride divides: PNG, JPEG or WebP."""
     interpolate: int = 0
     """That many steps from each picture to the next, along a line between what the bottleneck sees; a row each."""
+    codes: bool = False
+    """Write the codes of all pictures of the data alone, for a second stage; what is there already is left."""
 
     def check(self, task: Any) -> None:
+        if self.codes and (self.image is not None or self.interpolate):
+            raise InputError("--codes are of the pictures of the data alone: not with --image or --interpolate")
         if self.num < 1:
             raise InputError(f"--num is the number of pictures, at least 1, not {self.num}")
         if self.interpolate < 0:
@@ -58,7 +66,12 @@ class Reconstruct:
         return picture[None]
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
+        if self.codes:
+            yield CodesFolder(task, parts)
+            return
         images = task.pictures("test", self.num) if self.image is None else self._own(task)
+        if self.interpolate and len(images) < 2:
+            raise InputError("--interpolate leads from picture to picture, and the data holds out one")
         vectors = task.vectors_of(parts, images)
         if self.interpolate:
             steps = np.linspace(0, 1, self.interpolate + 2, dtype=np.float32)[:, None, None, None]
@@ -77,6 +90,28 @@ class Reconstruct:
         yield Images(pairs, columns=columns, said=said, arrays={"psnr": psnr(images, drawn)})
 
 
+@dataclass(frozen=True)
+class CodesFolder:
+    """The codes of all pictures that a tokeniser was trained and is judged on (`genjax.data.Codes`)."""
+
+    task: Any
+    parts: Parts
+
+    def show(self, console: Console) -> None:
+        what = f"ids below {self.task.bottleneck.size}" if self.task.is_discrete else "vectors"
+        say(console, f"the codes of all pictures: {what}, {' x '.join(map(str, self.task.id_shape))} each")
+
+    def write(self, folder: Path) -> Path:
+        task, discrete = self.task, self.task.is_discrete
+        encode = partial(task.ids_of if discrete else task.vectors_of, self.parts)
+        size = task.bottleneck.size if discrete else 0
+        write_codes(folder, encode, task.data, fingerprint=task.fingerprint(self.parts), size=size, shape=task.id_shape)
+        return folder
+
+    def record(self, folder: Path, step: int, events: Events) -> None:
+        self.write(folder)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeReconstructions:
     """Measure reconstructions of all held-out pictures: PSNR, mean absolute error, and how the codebook is used.
@@ -90,24 +125,31 @@ class JudgeReconstructions:
         """There is nothing to ask wrongly."""
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
-        images = task.pictures("test")
-        drawn = task.drawn_from(parts, task.vectors_of(parts, images))
-        figures: dict[str, float | int | str] = {
-            "psnr": float(psnr(images, drawn).mean()),
-            "mean_absolute_error": float(np.abs(images - drawn).mean()),
-        }
-        if images[0].size <= MOST_NUMBERS:
-            train, test, made = (each.reshape(len(each), -1) for each in (task.pictures("train"), images, drawn))
+        number, ratios, errors, counts, pixels = 0, 0.0, 0.0, 0, []
+        for images in task.picture_blocks("test"):
+            vectors = task.vectors_of(parts, images)
+            drawn = task.drawn_from(parts, vectors)
+            number += len(images)
+            ratios += psnr(images, drawn).sum()
+            errors += np.abs(images - drawn, dtype=np.float64).sum()
+            if task.is_discrete:
+                counts = counts + task.counts_of(task.ids_from(parts, vectors))
+            if images[0].size <= MOST_NUMBERS:
+                pixels.append([each.reshape(len(each), -1) for each in (images, drawn)])
+        size = int(np.prod(task.data.image_shape))
+        figures: dict[str, float | int | str] = {"psnr": ratios / number, "mean_absolute_error": errors / number / size}
+        if pixels:
+            test, made = (np.concatenate(each) for each in zip(*pixels, strict=True))
+            train = task.pictures("train").reshape(-1, size)
             figures["frechet_distance"] = frechet_distance(made, test)
             figures["frechet_distance_train_to_test"] = frechet_distance(train, test)
         if task.is_discrete:
-            ids = task.ids_of(parts, images)
-            for level, found in enumerate(task.usage_of(ids)):
+            for level, found in enumerate(map(usage, counts)):
                 suffix = f"/level={level}" if task.levels > 1 else ""
                 figures |= {f"{name}{suffix}": value for name, value in found._asdict().items()}
             figures["codes"] = task.bottleneck.size
             figures["bits_per_picture"] = float(np.prod(task.code_shape[:2]) * task.bits_per_position)
-            figures["positions_counted"] = int(np.prod(ids.shape[:3]))
+            figures["positions_counted"] = int(number * np.prod(task.code_shape[:2]))
         else:
             figures["numbers_per_picture"] = int(np.prod(task.code_shape))
-        yield Numbers(figures | {"test_images": len(images)})
+        yield Numbers(figures | {"test_images": number})

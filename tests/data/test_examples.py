@@ -97,7 +97,7 @@ def test_a_field_of_data_takes_the_datasets_whose_records_it_is_declared_with():
     images = {"Couples", "Digits", "Emoji", "Idx", "ImageFolder", "Images", "Npz", "WebDataset"}
     densities = {"Checkerboard", "EightGaussians", "Pinwheel", "Rings", "TwentyFiveGaussians", "TwoMoons"}
     assert set(kinds(LabelledImages)) == images and set(kinds(Texts)) == {"Text"}
-    assert set(kinds(Densities)) == densities and set(kinds(Dataset)) == images | densities | {"Text"}
+    assert set(kinds(Densities)) == densities and set(kinds(Dataset)) == images | densities | {"Codes", "Text"}
 
 
 def test_a_record_may_be_anything():

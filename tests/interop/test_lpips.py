@@ -42,7 +42,7 @@ def test_every_leaf_of_the_network_is_filled(torchvision):
     params = from_torch(torchvision | {"classifier.0.weight": np.zeros(3)})
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     np.testing.assert_array_equal(
-        params["conv3_1"]["kernel"][2, 0, 5, 7], torchvision["features.10.weight"][7, 5, 2, 0]
+        params["trunk"]["conv3_1"]["kernel"][2, 0, 5, 7], torchvision["features.10.weight"][7, 5, 2, 0]
     )
 
 

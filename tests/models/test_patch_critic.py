@@ -48,6 +48,20 @@ def test_a_score_sees_seventy_pixels_a_side():
     assert seen.any(axis=0).sum() == 70 and seen.any(axis=1).sum() == 70
 
 
+def test_channels_double_up_to_eight_times_the_first():
+    model = PatchCritic(width=2, layers=5, norm="batch")
+    shapes = jax.eval_shape(lambda: meta.unbox(model.init(KEY, jnp.zeros((1, 96, 96, 3)))))["params"]
+    assert [shapes[f"conv_{i}"]["kernel"].shape[-1] for i in range(6)] == [2, 4, 8, 16, 16, 16]
+
+
+@pytest.mark.slow
+def test_first_values_are_normal_with_a_deviation_of_two_hundredths():
+    params = meta.unbox(PatchCritic(norm="batch").init(KEY, jnp.zeros((1, 24, 24, 3))))["params"]
+    for fresh in (params["conv_2"]["kernel"], params["score"]["kernel"], params["norm_3"]["scale"] - 1):
+        np.testing.assert_allclose(fresh.std(), 0.02, rtol=4 / np.sqrt(2 * fresh.size))
+        assert abs(fresh.mean()) < 4 * 0.02 / np.sqrt(fresh.size)
+
+
 def without_norms():
     def through(call, arguments, options, context):
         is_norm = context.module.name is not None and context.module.name.startswith("norm")

@@ -179,7 +179,8 @@ def test_lpips_equals_its_equation_in_torchs_layers():
     x, y = rng.uniform(-1, 1, size=(2, 2, 32, 16, 3)).astype(np.float32)
 
     theirs = 0
-    shift, scale = (torch.tensor(v)[:, None, None] for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    shift, scale = 2 * mean - 1, 2 * deviation  # ImageNet's, of pictures in [-1, 1]
     a, b = ((nchw(each) - shift) / scale for each in (x, y))
     for stage, layers in enumerate(slices):
         a, b = layers(a), layers(b)

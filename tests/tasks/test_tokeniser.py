@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from genjax.adversarial.lecam import LeCam
 from genjax.adversarial.objectives import NonSaturating
 from genjax.adversarial.penalties import R1
 from genjax.data import Digits
 from genjax.errors import InputError
+from genjax.metrics.distortion import psnr
 from genjax.models.autoencoder import Autoencoder
+from genjax.models.noisy_classifier import NoisyClassifier
 from genjax.models.patch_critic import PatchCritic
 from genjax.parallel.mesh import Mesh, replicated, shard_batch
 from genjax.parallel.rules import unbox
@@ -21,8 +24,11 @@ from genjax.quantisation.finite_scalar import FSQ
 from genjax.quantisation.lookup_free import LFQ
 from genjax.quantisation.posterior import Posterior
 from genjax.quantisation.residual import Residual
+from genjax.quantisation.usage import usage
 from genjax.quantisation.vector import VQ, AverageVQ
 from genjax.runs.parts import Parts
+from genjax.runs.source import Source
+from genjax.tasks.perceptual import ClassifierFeatures
 from genjax.tasks.tokeniser import Tokeniser
 from genjax.training.optimizer import Adam
 from genjax.training.state import initial_state
@@ -153,26 +159,62 @@ def test_both_players_lose_what_the_objective_says_and_the_critic_pays_its_penal
 
 
 @pytest.mark.slow
-def test_after_a_step_the_weight_is_the_ratio_of_the_whole_gradients_at_the_last_kernel():
-    """Equation 7 of VQGAN, from the gradients by all parameters of each term alone."""
-    parts, batch = parts_of(GAME), rows()
+@pytest.mark.parametrize("perceptual", [None, ClassifierFeatures("", NoisyClassifier(widths=(4, 8), groups=2), 2.0)])
+def test_after_a_step_the_weight_is_the_ratio_of_the_whole_gradients_at_the_last_kernel(perceptual):
+    """Equation 7 of VQGAN, from the gradients by all parameters of each term alone; and anchors are mean scores."""
+    task, batch = replace(GAME, perceptual=perceptual), rows()
+    parts, image = parts_of(task), batch["image"]
 
-    def term(own, which):
+    def drawn(own):
         there = parts._replace(trained={**parts.trained, "autoencoder": own})
-        image = batch["image"]
-        drawn = GAME.decode(there, GAME.code(there, GAME.encode(there, image)).z_q)
-        if which == "reconstruction":
-            return jnp.abs(image - drawn).mean()
-        return -GAME.score(parts.trained["critic"], drawn).mean()
+        return task.decode(there, task.code(there, task.encode(there, image)).z_q)
 
-    norms = []
-    for which in ("reconstruction", "adversarial"):
-        gradient = jax.jit(jax.grad(term), static_argnums=1)(parts.trained["autoencoder"], which)
-        norms.append(np.linalg.norm(gradient["network"]["conv_out"]["kernel"]))
-    sums = jax.jit(GAME.loss)(parts, batch, keys(), {"rows": 8.0})
-    after = GAME.advance(parts, sums.statistics)
-    np.testing.assert_allclose(after["adaptive_weight"], norms[0] / (norms[1] + 1e-4), rtol=1e-5)
+    def reconstruction(own):
+        more = 0.0
+        if perceptual is not None:
+            more = 2.0 * perceptual.distance(parts.fixed["perceptual"], image, drawn(own)).mean()
+        return jnp.abs(image - drawn(own)).mean() + more
+
+    def adversarial(own):
+        return -task.score(parts.trained["critic"], drawn(own)).mean()
+
+    own = parts.trained["autoencoder"]
+    slopes = [jax.jit(jax.grad(term))(own)["network"]["conv_out"]["kernel"] for term in (reconstruction, adversarial)]
+    norms = [np.linalg.norm(slope) for slope in slopes]
+    sums = jax.jit(task.loss)(parts, batch, keys(), {"rows": 8.0})
+    after = task.advance(parts, sums.statistics)
+    np.testing.assert_allclose(after["adaptive_weight"], norms[0] / (norms[1] + 1e-4), rtol=1e-4)
+    bounded = replace(task, adaptive_most=1e-3).advance(parts, sums.statistics)
+    np.testing.assert_allclose(bounded["adaptive_weight"], 1e-3)
     assert int(after["step"]) == 1
+    scores = {"real": task.score(parts.trained["critic"], image).mean(), "fake": -adversarial(own)}
+    chex.assert_trees_all_close(after["anchors"], {name: score / 2 for name, score in scores.items()}, rtol=1e-4)
+
+
+def test_each_player_has_its_own_optimiser():
+    other = replace(ADAM, learning_rate=0.5)
+    players = replace(GAME, critic_optimizer=other).players()
+    assert (players["autoencoder"].optimizer, players["critic"].optimizer) == (ADAM, other)
+    assert set(PLAIN.players()) == {"autoencoder"}
+
+
+@pytest.mark.slow
+def test_in_half_precision_networks_compute_in_it_and_losses_do_not():
+    half = replace(GAME, train=replace(GAME.train, precision="bf16"))
+    parts, batch = parts_of(GAME), rows()
+    said = jax.eval_shape(half.encode, parts, batch["image"])
+    assert said.dtype == jnp.float32
+    seen = set()
+
+    def told(call, arguments, options, context):
+        if isinstance(context.module, nn.Conv):
+            seen.add(jnp.asarray(arguments[0]).dtype.name)
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(told):
+        sums = jax.eval_shape(half.loss, parts, batch, keys(), {"rows": 8.0})
+    assert seen == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(sums)} == {"float32"}
 
 
 def test_the_term_comes_in_over_its_ramp_and_not_before_its_start():
@@ -229,18 +271,24 @@ def test_ids_alone_say_what_is_drawn(name):
     assert ids.shape == (80, 4, 4) + ((2,) if name == "residual" else ())
     drawn = task.drawn_from(parts, vectors)
     np.testing.assert_allclose(task.drawn_from_ids(parts, ids), drawn, atol=1e-6)
-    assert np.abs(drawn).max() <= 1
-    levels = task.usage_of(ids)
-    assert len(levels) == task.levels
-    assert levels[0].usage == len(np.unique(ids.reshape(-1, task.levels)[:, 0])) / 6
+    counts = task.counts_of(ids)
+    assert counts.shape == (task.levels, 6) and (counts.sum(axis=1) == 80 * 16).all()
+    assert (counts[0] > 0).sum() == len(np.unique(ids.reshape(-1, task.levels)[:, 0]))
+    loud = parts.trained["autoencoder"]["network"]["conv_out"]
+    loud["kernel"] = 100 * loud["kernel"]
+    for pictures in (task.drawn_from(parts, vectors[:2]), task.drawn_from_ids(parts, ids[:2])):
+        assert np.abs(pictures).max() == 1
 
 
 @pytest.mark.slow
 def test_validation_tells_the_figures_of_held_out_pictures():
     task = with_bottleneck("fsq")
-    figures = task.validate(parts_of(task))
-    assert set(figures) == {"validation_psnr", "validation_usage", "validation_perplexity"}
-    assert 0 < figures["validation_usage"] <= 1 <= figures["validation_perplexity"] <= 60
+    parts = parts_of(task)
+    images = task.pictures("test", 512)
+    found = usage(task.counts_of(task.ids_of(parts, images))[0])
+    ratio = psnr(images, task.drawn_from(parts, task.vectors_of(parts, images))).mean()
+    expected = {"validation_psnr": ratio, "validation_usage": found.usage, "validation_perplexity": found.perplexity}
+    assert task.validate(parts) == pytest.approx(expected)
     assert task.bits_per_position == np.log2(60)
     assert set(with_bottleneck("posterior").validate(parts_of(with_bottleneck("posterior")))) == {"validation_psnr"}
 
@@ -252,10 +300,19 @@ def test_validation_tells_the_figures_of_held_out_pictures():
         ({"model": MODEL.clone(widths=(4,) * 5)}, "8x8 are not divided by the stride of the model, 16"),
         ({"model": MODEL.clone(moments=True)}, "AverageVQ takes a code"),
         ({"bottleneck": Posterior()}, "Posterior takes moments"),
-        ({"bottleneck": LFQ(bits=4)}, "bottleneck.width is 4, and the codes of the model have 3 channels"),
+        (
+            {"bottleneck": LFQ(bits=4)},
+            "codes of LFQ have 4 coordinates, and those of the model 3: take model.code_channels of 4",
+        ),
         ({"lecam": LeCam()}, "there is no critic"),
         ({"penalty": R1()}, "there is no critic"),
         ({"adversarial_start": -1}, "adversarial_start is 0 or more, not -1"),
+        ({"adversarial_ramp": -1}, "adversarial_ramp is 0 or more, not -1"),
+        ({"adversarial_weight": -1.0}, "adversarial_weight is 0 or more, not -1"),
+        ({"adaptive_most": -1.0}, "adaptive_most is 0 or more, not -1"),
+        ({"critic": PatchCritic(layers=1, norm="batch"), "penalty": R1()}, "critic.norm batch mixes rows"),
+        ({"critic": PatchCritic(layers=1), "train": Train(precision="fp16")}, "take bf16"),
+        ({"train": Train(start=Source("runs/x"))}, "not the codebook of AverageVQ"),
         ({"critic": PatchCritic(layers=2)}, "12 pixels a side or more, not of 8x8"),
     ],
 )

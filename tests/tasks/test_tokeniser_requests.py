@@ -1,11 +1,14 @@
 """Laws of what a tokeniser answers: pairs of pictures, ways that begin and end at reconstructions, figures of a set."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.data import Codes
 from genjax.errors import InputError
 from genjax.metrics.distortion import psnr
+from genjax.metrics.frechet import frechet_distance
 from genjax.runs.outputs import Numbers
 from genjax.tasks.tokeniser_requests import JudgeReconstructions, Reconstruct
 from tests.tasks.test_tokeniser import PLAIN, parts_of, with_bottleneck
@@ -64,6 +67,10 @@ def test_figures_are_of_all_held_out_pictures(name):
     values = output.values
     assert values["psnr"] == pytest.approx(psnr(images, drawn).mean(), rel=1e-6)
     assert values["test_images"] == len(images) == 540
+    assert values["mean_absolute_error"] == pytest.approx(np.abs(images - drawn).mean(), rel=1e-5)
+    train, test, made = (each.reshape(len(each), -1) for each in (task.pictures("train"), images, drawn))
+    assert values["frechet_distance"] == pytest.approx(frechet_distance(made, test), rel=1e-6)
+    assert values["frechet_distance_train_to_test"] == pytest.approx(frechet_distance(train, test), rel=1e-6)
     if name == "posterior":
         assert values["numbers_per_picture"] == 48 and "usage" not in values
         return
@@ -80,6 +87,7 @@ def test_figures_are_of_all_held_out_pictures(name):
         ({"interpolate": 1, "num": 1}, "--num is at least 2, not 1"),
         ({"interpolate": 1, "image": "x.png"}, "leave one out"),
         ({"image": "none.png"}, "there is none at none.png"),
+        ({"codes": True, "interpolate": 1}, "--codes are of the pictures of the data alone"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(options, said):
@@ -96,3 +104,19 @@ def test_sides_that_the_stride_does_not_divide_are_refused(picture):
 def test_every_door_has_a_request():
     assert {type(PLAIN.request(door)) for door in ("sample", "preview")} == {Reconstruct}
     assert isinstance(PLAIN.request("evaluate"), JudgeReconstructions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["average", "residual", "posterior"])
+def test_the_codes_of_all_pictures_are_written_for_a_second_stage(tmp_path, name):
+    task = with_bottleneck(name)
+    parts = parts_of(task)
+    (output,) = Reconstruct(codes=True)(task, parts)
+    output.write(tmp_path)
+    data = Codes(path=str(tmp_path))
+    images = task.pictures("train", 70)
+    expected = task.vectors_of(parts, images) if name == "posterior" else task.ids_of(parts, images)
+    np.testing.assert_allclose(np.stack([data.source("train")[i]["codes"] for i in range(70)]), expected, atol=1e-6)
+    assert (data.size, data.fingerprint) == (0 if name == "posterior" else 6, task.fingerprint(parts))
+    moved = jax.tree.map(lambda leaf: leaf + 1e-6, parts.trained["autoencoder"])
+    assert task.fingerprint(parts._replace(trained={"autoencoder": moved})) != data.fingerprint

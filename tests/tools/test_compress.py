@@ -7,6 +7,7 @@ from tools import compress
 FIGURES = {
     "psnr": 20.0,
     "frechet_distance": 1.0,
+    "frechet_distance_train_to_test": 0.29,
     "usage": 0.5,
     "entropy": 3.0,
     "bits_per_picture": 64.0,
@@ -18,6 +19,9 @@ TWO_LEVELS = {
     "entropy/level=1": 2.0,
     **{name: FIGURES[name] for name in ("positions_counted", "test_images")},
 }
+
+
+POSTERIOR = {"psnr": 30.0, "frechet_distance": 0.5, "frechet_distance_train_to_test": 0.29}
 
 
 @pytest.mark.parametrize("name", compress.RUNS)
@@ -37,9 +41,10 @@ def test_the_entropy_of_a_picture_is_that_of_all_its_positions_and_levels():
 
 def test_the_table_stands_between_its_marks_and_nothing_else_moves():
     page = f"before\n{compress.BEGIN}old\n{compress.END}after\n"
-    kept = dict.fromkeys(compress.RUNS, FIGURES) | {"posterior": {"psnr": 30.0, "frechet_distance": 0.5}}
+    kept = dict.fromkeys(compress.RUNS, FIGURES) | {"posterior": POSTERIOR}
     told = compress.with_table(page, kept)
     assert told.startswith(f"before\n{compress.BEGIN}| bottleneck") and told.endswith(f"{compress.END}after\n")
     assert "old" not in told and told.count("\n| `") == len(compress.RUNS)
     assert "| `Posterior`, 2 numbers |  |  | 30.00 | 0.50 |  |" in told
+    assert "to the held-out ones is 0.29." in told
     assert compress.with_table(told, kept) == told
