@@ -174,6 +174,12 @@ def with_table(page: str, kept: dict[str, dict]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     if apart := {f"{f['frechet_distance_train_to_test']:.2f}" for f in kept.values()}:
         lines.append(f"\nThe Fréchet distance of training digits to the held-out ones is {', '.join(sorted(apart))}.")
+    lines += [
+        "",
+        "![PSNR against bits](images/compress-rate.png)",
+        "",
+        "![Digits by each bottleneck of 6 bits for a position](images/compress-pictures.png)",
+    ]
     before, rest = page.split(BEGIN)
     return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
 
