@@ -1,6 +1,6 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752): pictures become a few numbers.
 
-digits      scikit-learn's 8x8 digits as 4 x 4 x 2 numbers; a minute on a CPU
+digits      scikit-learn's 8x8 digits as 4 x 4 x 2 numbers; minutes on a CPU
 emoji       colour emoji of 32 pixels as 8 x 8 x 4 numbers; minutes on a CPU
 kl_f8       the published shape of Stable Diffusion 1, 2 and XL: 256 pixels as 32 x 32 x 4
 kl_f8_16    that of Stable Diffusion 3: 32 x 32 x 16, without 1 x 1 convolutions

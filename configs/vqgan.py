@@ -1,6 +1,6 @@
 """VQGAN (Esser et al. 2021, arXiv:2012.09841): pictures become ids of a codebook, and are drawn from them again.
 
-digits      scikit-learn's 8x8 digits as 4 x 4 ids of 64: 96 bits; a minute on a CPU
+digits      scikit-learn's 8x8 digits as 4 x 4 ids of 64: 96 bits; minutes on a CPU
 emoji       colour emoji of 32 pixels as 8 x 8 ids of 1,024: 640 bits of 24,576; minutes on a CPU
 fsq         the same with 1,000 codes of finite scalars
 lfq         the same with 1,024 codes of signs

@@ -1,7 +1,8 @@
 """Codes of pictures, as a tokeniser has written them: what second stages learn from, without the first one's work.
 
     codes.json               which tokeniser (its fingerprint), how many ids, the shape of a code, blocks of each split
-    train-00000.npz, ...     BLOCK pictures each: codes, labels, captions, and the fingerprint again
+    train-00000.npz, ...     of BLOCK places of the data each, those that can be read: codes, labels, captions, and the
+                             fingerprint again
 
 A block is written whole or not at all, and is checked as it is read (every array of an archive has a checksum), so that
 a writer that was stopped goes on where it was. Blocks of another tokeniser are written anew.
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from genjax.data.digits import Digits
-from genjax.data.examples import Examples, LabelledImages, Split, existing_path
+from genjax.data.examples import Examples, LabelledImages, Split, existing_path, readable
 from genjax.errors import InputError
 
 __all__ = ["BLOCK", "CodeExample", "Codes", "write_codes"]
@@ -29,7 +30,9 @@ __all__ = ["BLOCK", "CodeExample", "Codes", "write_codes"]
 EXPECTED = "a folder that `sample.py --codes True` has written"
 INDEX = "codes.json"
 BLOCK = 1024
-"""Pictures in a file."""
+"""Places of the data in a file."""
+DAMAGE = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What reading a file raises that is missing or not whole."""
 
 
 class CodeExample(TypedDict):
@@ -97,10 +100,7 @@ class Codes:
     def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray, list[list[str]]]]:
         found = {}
         for split, pictures in self._index["pictures"].items():
-            blocks = [
-                _read(_block(Path(self.path), split, i), self._index, min(BLOCK, pictures - i * BLOCK))
-                for i in range(-(-pictures // BLOCK))
-            ]
+            blocks = [_read(_block(Path(self.path), split, i), self._index, count) for i, count in enumerate(pictures)]
             codes, labels = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
             if self.size:
                 codes = codes.astype(np.int32)
@@ -131,21 +131,23 @@ def write_codes(
     index = {"fingerprint": fingerprint, "size": size, "shape": list(shape), "pictures": {}}
     for split in ("train", "test"):
         source = data.source(split)
-        known = [i for i in range(len(source)) if source[i] is not None]
-        for number, first in enumerate(range(0, len(known), BLOCK)):
-            rows, path = known[first : first + BLOCK], _block(folder, split, number)
-            if _is_whole(path, index, len(rows)):
+        index["pictures"][split] = counts = []
+        for number, first in enumerate(range(0, len(source), BLOCK)):
+            path, places = _block(folder, split, number), range(first, min(first + BLOCK, len(source)))
+            if count := _count(path, index, len(places)):
+                counts.append(count)
                 continue
-            examples = [source[i] for i in rows]
+            examples = list(readable(source, places))
+            counts.append(len(examples))
             codes = encode(np.stack([example["image"] for example in examples])).astype(kind)
             captions = np.array(["\n".join(example["captions"]) for example in examples])
             labels = np.array([example["label"] for example in examples], np.int32)
-            _write(path, codes=codes, labels=labels, captions=captions, fingerprint=np.int64(fingerprint))
-        index["pictures"][split] = len(known)
+            marks = {"fingerprint": np.int64(fingerprint), "places": np.int64(len(places))}
+            _write(path, codes=codes, labels=labels, captions=captions, **marks)
     temporary = folder / f".{INDEX}.{os.getpid()}"
     temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, folder / INDEX)
-    return index["pictures"]
+    return {split: sum(counts) for split, counts in index["pictures"].items()}
 
 
 def _block(folder: Path, split: str, number: int) -> Path:
@@ -162,12 +164,15 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_whole(path: Path, index: dict[str, Any], rows: int) -> bool:
+def _count(path: Path, index: dict[str, Any], places: int) -> int:
+    """How many pictures a block holds that is whole and of so many places; 0 where it is to be written."""
     try:
+        with np.load(path, allow_pickle=False) as file:
+            rows, same = len(file["labels"]), int(file["places"]) == places
         _read(path, index, rows)
-    except InputError:
-        return False
-    return True
+    except (InputError, *DAMAGE):
+        return 0
+    return rows if same else 0
 
 
 def _read(
@@ -177,7 +182,7 @@ def _read(
         with np.load(path, allow_pickle=False) as file:
             codes, labels, captions = (file[name] for name in ("codes", "labels", "captions"))
             fingerprint = int(file["fingerprint"])
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: it is missing or not whole ({error}); write the codes again.") from None
     if fingerprint != index["fingerprint"]:
         raise InputError(f"{path}: it is of another tokeniser than the rest of its folder; write the codes again.")

@@ -3,9 +3,8 @@
     4 x 4 convolutions, padding 1:    stride 2, width -> norm -> stride 2, 2 width -> ... -> stride 1 -> stride 1, 1
 
 (Isola et al. 2017, arXiv:1611.07004, appendix; VQGAN has the same with three strides of 2.) Leaky rectifiers of slope
-0.2 stand between; the first convolution has no norm, and no norm has a bias before it. The convolutions
-of the published size see 70 x 70 pixels, so that they judge texture, and what a picture shows is left to the
-reconstruction.
+0.2 stand between; the first convolution has no norm, and no norm has a bias before it. Convolutions of the published
+size see 70 x 70 pixels, so that they judge texture, and what a picture shows is left to the reconstruction.
 
 Norms are over groups of channels by default, where no row sees another. Norms over the batch are those of the published
 weights: real and drawn pictures each by their own mean and variance, as in training there; then the scores of a batch

@@ -229,7 +229,7 @@ class Tokeniser(Task):
             critic = critic + self.lecam(real_scores, fake_scores, parts.variables["anchors"])
         terms |= {"score_of_data": _per_row(real_scores), "score_of_reconstructions": _per_row(fake_scores)}
         means = {"real": terms["score_of_data"], "fake": terms["score_of_reconstructions"]}
-        statistics["scores"] = {name: rows.sum() / totals["rows"] for name, rows in means.items()}
+        statistics["scores"] = {name: mean.sum() / totals["rows"] for name, mean in means.items()}
         if self.adaptive:
             still, fixed, theirs, reals = jax.lax.stop_gradient(
                 (features, network["conv_out"], parts.trained["critic"], real_scores)

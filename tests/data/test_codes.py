@@ -1,11 +1,12 @@
 """Laws of codes on disk: each is there with what is known of it, a stopped writer goes on, others are refused."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from genjax.data import Codes, Digits
+from genjax.data import Codes, Digits, Examples
 from genjax.data.codes import write_codes
 from genjax.errors import InputError
 
@@ -103,6 +104,48 @@ def test_what_is_not_whole_is_refused_in_one_sentence(tmp_path, damage, said):
 def changed(folder, **fields):
     index = json.loads((folder / "codes.json").read_text())
     (folder / "codes.json").write_text(json.dumps(index | fields))
+
+
+@dataclass(frozen=True)
+class Holed:
+    """The digits, of which some cannot be read."""
+
+    class_names = Digits().class_names
+
+    def source(self, split):
+        whole = Digits().source(split)
+
+        def read(row):
+            if row % 10 == 3:
+                raise InputError("cut short")
+            return whole[row]
+
+        return Examples(range(len(whole)), read, on_bad="skip")
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_the_others_keep_their_labels(tmp_path):
+    calls = []
+    for _ in range(2):
+        counts = write_codes(
+            tmp_path, lambda images: calls.append(1) or encode(images), Holed(), fingerprint=7, size=17, shape=SHAPE
+        )
+    assert len(calls) == 3  # two blocks of one split, one of the other, written once
+    places = [i for i in range(1257) if i % 10 != 3]
+    assert counts["train"] == len(places)
+    source = Codes(path=str(tmp_path)).source("train")
+    assert [example["label"] for example in source] == [Digits().source("train")[i]["label"] for i in places]
+
+
+def test_a_block_of_other_places_is_written_anew(tmp_path):
+    """The last block of a set that has grown since."""
+    written(tmp_path)
+    block = tmp_path / "test-00000.npz"
+    with np.load(block) as file:
+        arrays = dict(file)
+    np.savez(block, **arrays | {"places": np.int64(500)})
+    calls = []
+    written(tmp_path, encode=lambda images: calls.append(len(images)) or encode(images))
+    assert calls == [540]
 
 
 @pytest.mark.parametrize("path", [None, "nowhere"])

@@ -166,6 +166,8 @@ def test_its_state_is_divided_over_four_devices_and_steps(system, trained):
     assert bytes_per_device(shardings.parts.trained, abstract.parts.trained) == share
     if task.train.ema_decay is not None:
         assert bytes_per_device(shardings.ema, abstract.ema) == share
+    else:
+        assert abstract.ema is None
     # An optimiser's moments are one or two copies of each parameter, and lie as it does; beside them are counters.
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (abstract.optimizer, abstract.parts.trained)]
     held = bytes_per_device(shardings.optimizer, abstract.optimizer)
