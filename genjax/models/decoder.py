@@ -13,31 +13,30 @@ other: to write a token is to read every weight and all of the cache once, and a
 of the stack first. `reader(params)` takes the stack apart, and is what decoding calls.
 """
 
-import operator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from genjax.models.reading import read_blocks, reader
 from genjax.models.sizes import check_sizes
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.gated_mlp import GatedMLP
+from genjax.nn.head import Head, embedding_init, tied_logits
 from genjax.nn.island import lying_on
 from genjax.nn.kv_cache import KVCache, LayerCache, empty_cache
-from genjax.nn.linear import STACKED, Embedding, Linear, with_axes
+from genjax.nn.linear import STACKED, Embedding, Linear
 from genjax.nn.norms import RMSNorm
 from genjax.nn.remat import RematPolicy, rematerialise
 from genjax.nn.rotary import angles, positions_in_segments, rotary
 
-__all__ = ["Decoder", "DecoderBlock", "Head", "embedding_init", "linear_init"]
+__all__ = ["Decoder", "DecoderBlock", "linear_init"]
 
 linear_init = nn.initializers.lecun_normal()
-embedding_init = nn.initializers.normal(0.02)
 
 
 class Decoder(nn.Module):
@@ -133,13 +132,9 @@ class Decoder(nn.Module):
 
     def _read(self, x: Float[Array, "B T D"], tables, cache: KVCache) -> tuple[Float[Array, "B T D"], KVCache]:
         """All blocks, one after the other, and the cache with these tokens."""
-        weights, layers = self.variables["params"]["blocks"], []
         slots = {"slots": cache.slots(x.shape[1])}
         block = DecoderBlock(**self._block(), parent=None)
-        for params, layer in zip(_apart(weights), cache.layers, strict=True):
-            (x, layer), _ = block.apply({"params": params}, (x, layer), tables, slots)
-            layers.append(layer)
-        return x, KVCache(tuple(layers), cache.length + x.shape[1])
+        return read_blocks(block, self.variables["params"]["blocks"], x, cache, tables, slots)
 
     @nn.nowrap
     def _block(self) -> dict[str, Any]:
@@ -157,7 +152,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits in float32 of hidden states."""
         if self.tie_embeddings:
-            return jnp.einsum("btd,vd->btv", hidden, self.embed.embedding, preferred_element_type=jnp.float32)
+            return tied_logits(hidden, self.embed.embedding)
         return self.head(hidden)
 
     @nn.nowrap
@@ -171,25 +166,7 @@ class Decoder(nn.Module):
 
         It holds a second copy of their weights.
         """
-        return Partial(_Read(self), params | {"blocks": _apart(params["blocks"])})
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The network as a function of parameters and tokens; equal for equal networks, which share what is compiled."""
-
-    model: Decoder
-
-    def __call__(self, params, tokens, *, cache):
-        return self.model.apply({"params": params}, tokens, cache=cache)
-
-
-def _apart(blocks: PyTree[Array] | tuple) -> tuple[PyTree[Array], ...]:
-    """The parameters of each block, from those of the stack; what is apart already stays."""
-    if isinstance(blocks, tuple):
-        return blocks
-    depth = len(jax.tree.leaves(blocks)[0])
-    return tuple(jax.tree.map(operator.itemgetter(layer), blocks) for layer in range(depth))
+        return reader(self, params)
 
 
 class DecoderBlock(nn.Module):
@@ -233,15 +210,3 @@ class DecoderBlock(nn.Module):
     def _heads(self, name: str, heads: int, x: Float[Array, "B T D"]) -> Float[Array, "B T heads H"]:
         flat = Linear(heads * self.head_dim, ("embed", "heads"), use_bias=False, kernel_init=linear_init, name=name)(x)
         return flat.reshape(*x.shape[:2], heads, self.head_dim)
-
-
-class Head(nn.Module):
-    """The last linear layer: logits in float32, whatever the network computes in."""
-
-    vocabulary: int
-
-    @nn.compact
-    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        init = with_axes(embedding_init, ("embed", "vocab"))
-        kernel = self.param("kernel", init, (hidden.shape[-1], self.vocabulary))
-        return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)

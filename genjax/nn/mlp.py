@@ -20,8 +20,11 @@ class MLP(nn.Module):
     out: int
     activation: Callable = nn.gelu
     kernel_init: Callable = dense_init
+    out_init: Callable | None = None
+    """Of the second layer, where it is another."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch out"]:
         x = Linear(self.hidden, ("embed", "mlp"), kernel_init=self.kernel_init, name="fc1")(x)
-        return Linear(self.out, ("mlp", "embed"), kernel_init=self.kernel_init, name="fc2")(self.activation(x))
+        out_init = self.out_init or self.kernel_init
+        return Linear(self.out, ("mlp", "embed"), kernel_init=out_init, name="fc2")(self.activation(x))

@@ -13,7 +13,7 @@ from genjax.nn.island import on_own_part
 from genjax.nn.linear import Axes, with_axes
 from pallas_kernels.neighbours import norm
 
-__all__ = ["RMSNorm", "layer_norm", "residual_layer_norm"]
+__all__ = ["LayerNorm", "RMSNorm", "layer_norm", "residual_layer_norm"]
 
 
 def layer_norm(
@@ -43,6 +43,18 @@ def residual_layer_norm(
     """(x + gate * branch, its modulated LayerNorm): `pallas_kernels.neighbours.norm.residual_layer_norm`."""
     vectors = dict(gate=gate, weight=weight, bias=bias, scale=scale, shift=shift)
     return _run(norm.residual_layer_norm, epsilon, outputs=2, x=x, branch=branch, **vectors)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / std(x) * scale + bias over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", with_axes(nn.initializers.ones, ("embed",)), (x.shape[-1],))
+        bias = self.param("bias", with_axes(nn.initializers.zeros, ("embed",)), (x.shape[-1],))
+        return layer_norm(x, scale, bias, epsilon=self.epsilon)
 
 
 class RMSNorm(nn.Module):

@@ -32,3 +32,9 @@ def test_it_starts_with_xavier_uniform_weights_and_zero_biases():
         assert 0.98 * bound < np.abs(layer["kernel"]).max() <= bound
         np.testing.assert_allclose(np.std(layer["kernel"]), bound / np.sqrt(3), rtol=0.05)
         np.testing.assert_array_equal(layer["bias"], 0)
+
+
+def test_the_second_layer_may_start_otherwise():
+    mlp = MLP(hidden=8, out=5, out_init=nn.initializers.zeros)
+    params = meta.unbox(jax.jit(mlp.init)(jax.random.key(0), jnp.zeros((1, 4))))["params"]
+    assert params["fc1"]["kernel"].any() and not params["fc2"]["kernel"].any()

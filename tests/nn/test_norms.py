@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from genjax.nn.norms import RMSNorm, layer_norm, residual_layer_norm
+from genjax.nn.norms import LayerNorm, RMSNorm, layer_norm, residual_layer_norm
 
 
 @pytest.fixture
@@ -33,6 +33,15 @@ def test_layer_norm_does_not_see_shifts_and_scales(x):
 def test_layer_norm_equals_flax_without_affine_parameters(x):
     flax = nn.LayerNorm(use_scale=False, use_bias=False, epsilon=1e-6, use_fast_variance=False)
     np.testing.assert_allclose(layer_norm(x), flax.apply({}, x), atol=1e-6)
+
+
+def test_layer_norm_with_parameters_equals_flax_and_starts_without_effect(x):
+    params = {"scale": jnp.linspace(0.5, 2, 32), "bias": jnp.linspace(-1, 1, 32)}
+    flax = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    found = LayerNorm(1e-5).apply({"params": params}, x)
+    np.testing.assert_allclose(found, flax.apply({"params": params}, x), atol=2e-6)
+    fresh = meta.unbox(LayerNorm(1e-5).init(jax.random.key(0), x))
+    np.testing.assert_array_equal(LayerNorm(1e-5).apply(fresh, x), layer_norm(x, epsilon=1e-5))
 
 
 def test_layer_norm_of_a_constant_is_zero():
