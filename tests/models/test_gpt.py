@@ -152,9 +152,13 @@ def test_vectors_that_are_embedded_already_are_transformed_as_tokens_are():
     assert fresh["params"].keys() == alone.keys()  # neither an embedding nor a head
     hidden = jit(functools.partial(PLAIN.apply, method="transform"))({"params": alone}, x)
     np.testing.assert_allclose(hidden @ params["head"]["kernel"], logits(PLAIN), rtol=0, atol=1e-5)
-    cache = PLAIN.empty_cache(2, 9)
-    cached, cache = jit(functools.partial(PLAIN.apply, method="transform"))({"params": alone}, x, cache=cache)
-    np.testing.assert_allclose(cached, hidden, rtol=0, atol=1e-5)
+
+
+def test_vectors_are_read_into_a_cache_as_tokens_are():
+    params = weights(PLAIN)
+    x, transform = params["embed"]["embedding"][TOKENS], jit(functools.partial(PLAIN.apply, method="transform"))
+    hidden, cache = transform({"params": params}, x, cache=PLAIN.empty_cache(2, 12))
+    np.testing.assert_allclose(hidden @ params["head"]["kernel"], logits(PLAIN), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(cache.length, [9, 9])
 
 
@@ -178,6 +182,7 @@ def test_the_number_of_parameters_is_that_of_its_tables_and_layers():
     assert sum(leaf.size for leaf in jax.tree.leaves(parameters(TIED))) == expected - D * V
 
 
+@pytest.mark.slow
 def test_fresh_weights_have_the_deviations_of_gpt_2_and_no_biases():
     model = GPT(vocabulary=64, positions=64, width=64, depth=2, num_heads=2)
     fresh = meta.unbox(jit(model.init)(jax.random.key(0), TOKENS))["params"]
@@ -217,6 +222,12 @@ def test_bfloat16_weights_give_float32_logits_near_those_of_float32():
     found = apply(PLAIN)(half, TOKENS)
     assert found.dtype == jnp.float32
     assert np.linalg.norm(found - logits(PLAIN)) < 0.05 * np.linalg.norm(logits(PLAIN))
+
+
+@pytest.mark.slow
+def test_a_cache_of_bfloat16_stays_so_and_is_near_the_full_forward_pass():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights(PLAIN))
+    found = apply(PLAIN)(half, TOKENS)
     cached, cache = apply(PLAIN)(half, TOKENS, cache=PLAIN.empty_cache(2, 9, jnp.bfloat16))
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(cache.layers))
     assert np.linalg.norm(cached - found) < 0.05 * np.linalg.norm(found)
