@@ -1,0 +1,94 @@
+r"""Decoding all at once, a part of it surer each time: MaskGIT (Chang et al. 2022, arXiv:2202.04200, section 3.2).
+
+At step t = 0 .. T-1 a network that sees every place names each token that is masked, and one is drawn for each:
+
+    confidence = log p(token) + tau (1 - (t + 1) / T) Gumbel noise          infinite where a token is known
+    masked     = floor(N cos(pi / 2 (t + 1) / T)),    at least 1, and fewer than before
+
+and as many of the least confident places are masked again. The last step's tokens are all kept. In training the share
+of masked places is cos(pi u / 2) of u in [0, 1].
+
+The network is a callback `network(tokens (B,N)) -> logits (B,N,V)`, in which -1 stands for a masked place.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genjax.errors import InputError
+
+__all__ = ["MASKED", "draw_masks", "masked_counts", "reveal"]
+
+MASKED = -1
+"""What stands for a token that is not known."""
+
+
+def masked_counts(places: int, steps: int) -> Int[np.ndarray, " steps"]:
+    """How many places are masked again after each step (after the last, none is: its tokens are kept).
+
+    Raises InputError where there are more steps than places, or none.
+    """
+    if not 1 <= steps <= places:
+        raise InputError(f"steps is a number of steps from 1 to {places}, the number of tokens, not {steps}")
+    wanted = np.floor(places * np.cos(np.pi / 2 * np.arange(1, steps + 1) / steps)).astype(np.int32)
+    counts, unknown = [], places
+    for count in wanted:
+        unknown = max(1, min(int(count), unknown - 1))
+        counts.append(unknown)
+    return np.array(counts, np.int32)
+
+
+def draw_masks(keys: Key[Array, " B"], places: int) -> Bool[Array, "B places"]:
+    """Which places of each row are masked in training: as many as its share says, at least one, and any of them."""
+
+    def one(key):
+        share_key, place_key = jax.random.split(key)
+        count = jnp.maximum(1, jnp.floor(places * jnp.cos(jnp.pi / 2 * jax.random.uniform(share_key))))
+        return _ranks(jax.random.uniform(place_key, (places,))) < count
+
+    return jax.vmap(one)(keys)
+
+
+def reveal(
+    network: Callable[[Int[Array, "B N"]], Float[Array, "B N V"]],
+    choose: Callable[[Array, Array], Array],
+    keys: Key[Array, " B"],
+    places: int,
+    *,
+    steps: int,
+    temperature: Float[Array, ""] | float = 4.5,
+) -> Int[Array, "B N"]:
+    """Tokens of B rows in `steps` evaluations of the network; `temperature` is tau, that of the choice of places.
+
+    `choose(logits (N,V), keys (N,)) -> tokens (N,)`, such as a `TokenSampler`, draws at each place. Row i depends on its
+    key alone. Raises InputError as `masked_counts`.
+    """
+    counts = jnp.asarray(masked_counts(places, steps))
+
+    def of_row(logits, known, row_key, count, t):
+        token_key, place_key = jax.random.split(jax.random.fold_in(row_key, t))
+        drawn = choose(logits, jax.vmap(jax.random.fold_in, (None, 0))(token_key, jnp.arange(places)))
+        likely = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=-1)[:, 0]
+        noise = temperature * (1 - (t + 1) / steps) * jax.random.gumbel(place_key, (places,))
+        tokens = jnp.where(known == MASKED, drawn, known)
+        surest_last = _ranks(jnp.where(known == MASKED, likely + noise, jnp.inf))
+        return tokens, jnp.where(surest_last < count, MASKED, tokens)
+
+    def step(known, t):
+        tokens, known = jax.vmap(of_row, (0, 0, 0, None, None))(network(known), known, keys, counts[t], t)
+        return known, tokens
+
+    def body(t, state):
+        known, _ = state
+        return step(known, t)
+
+    fresh = jnp.full((len(keys), places), MASKED, jnp.int32)
+    return jax.lax.fori_loop(0, steps, body, (fresh, fresh))[1]
+
+
+def _ranks(values: Float[Array, " N"]) -> Int[Array, " N"]:
+    """The place of each in their order, from the smallest on; of equal ones the first comes first."""
+    return jnp.argsort(jnp.argsort(values))

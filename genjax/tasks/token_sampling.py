@@ -1,0 +1,62 @@
+"""How second stages draw ids: what the config and the command line say of it."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from genjax.errors import InputError
+from genjax.language.decoding import Filters, TokenSampler
+
+__all__ = ["AutoregressiveSampler", "MaskedSampler"]
+
+
+@dataclass(frozen=True)
+class _CodeSampler(Filters):
+    """Which ids may come, and how strongly a condition leads."""
+
+    guidance: float = 1.0
+    """Scale of classifier-free guidance of the logits; 1 is none, and costs half."""
+
+    def choose(self) -> TokenSampler:
+        """How an id is drawn from logits."""
+        return TokenSampler(**{each.name: getattr(self, each.name) for each in fields(Filters)})
+
+    def filters_told(self) -> str:
+        """Which filters there are, and the guidance, in words."""
+        given = [(each.name, getattr(self, each.name), each.default) for each in fields(Filters)]
+        words = [f"{name} {value:g}" for name, value, default in given if value != default]
+        return ", ".join([*words, f"guidance {self.guidance:g}"])
+
+
+@dataclass(frozen=True)
+class AutoregressiveSampler(_CodeSampler):
+    """One id after the other."""
+
+    grid: tuple[int, int] | None = None
+    """Rows and columns of ids to draw, where a picture is to be larger than those trained: through a window."""
+
+    def told(self, task: Any) -> str:
+        """How samples were drawn, in words."""
+        return f"{task.ids} ids one after the other, {self.filters_told()}" + (
+            "" if self.grid is None else f", {self.grid[0]}x{self.grid[1]} of them through a window"
+        )
+
+
+@dataclass(frozen=True)
+class MaskedSampler(_CodeSampler):
+    """All ids at once, the surest of which stay."""
+
+    steps: int = 8
+    """Evaluations of the network, twice as many with guidance."""
+    choice_temperature: float = 4.5
+    """Size of the noise in the choice of what stays, at the first step; it falls to none."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps < 1:
+            raise InputError(f"steps is a number of steps, at least 1, not {self.steps}")
+        if not 0 <= self.choice_temperature < float("inf"):
+            raise InputError(f"choice_temperature is a number from 0, not {self.choice_temperature}")
+
+    def told(self, task: Any) -> str:
+        """How samples were drawn, in words."""
+        return f"{task.ids} ids in {self.steps} steps, {self.filters_told()}"
