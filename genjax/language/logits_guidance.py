@@ -25,8 +25,8 @@ class GuidedCache(NamedTuple):
     """How many tokens of each row it holds."""
 
 
-def guided_logits(logits: Float[Array, "2*B *T V"], scale: Float[Array, ""]) -> Float[Array, "B *T V"]:
-    """Those of rows that are told and then of the others, as one; a scale of 1 is no guidance, 0 tells nothing."""
+def guided_logits(logits: Float[Array, "BB *T V"], scale: Float[Array, ""]) -> Float[Array, "B *T V"]:
+    """Of B rows that are told, and then of the same untold (BB = 2 B), those that are led; a scale of 1 is no guidance, 0 tells nothing."""
     told, untold = jnp.split(logits, 2)
     return untold + scale * (told - untold)
 

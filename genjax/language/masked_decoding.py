@@ -61,7 +61,7 @@ def reveal(
     steps: int,
     temperature: Float[Array, ""] | float = 4.5,
 ) -> Int[Array, "B N"]:
-    """Tokens of B rows in `steps` evaluations of the network; `temperature` is tau, that of the choice of places.
+    """Tokens of B rows in `steps` evaluations of the network; `temperature` is tau, of the choice of places.
 
     `choose(logits (N,V), keys (N,)) -> tokens (N,)`, such as a `TokenSampler`, draws at each place. Row i depends on its
     key alone. Raises InputError as `masked_counts`.

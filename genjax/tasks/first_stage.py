@@ -1,12 +1,9 @@
 """The first stage of a system of two: a tokeniser that holds still, under what the second stage draws."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from genjax import config
 from genjax.data import LabelledImages, real

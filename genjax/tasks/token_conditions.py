@@ -63,7 +63,9 @@ class ClassToken:
 
     def vocabulary(self, data: LabelledImages) -> int:
         if not data.class_names:
-            raise InputError("condition is ClassToken, and the data has no classes: CaptionTokens and StartToken need none")
+            raise InputError(
+                "condition is ClassToken, and the data has no classes: CaptionTokens and StartToken need none"
+            )
         return len(data.class_names) + 1
 
     def prefix(self, example: Any, rng: np.random.Generator, data: LabelledImages) -> Int[np.ndarray, " C"]:

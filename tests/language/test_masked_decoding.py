@@ -1,0 +1,92 @@
+"""Laws of decoding by masks: how many are masked again, what stays, and what each step sees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.errors import InputError
+from genjax.language.decoding import TokenSampler
+from genjax.language.masked_decoding import MASKED, draw_masks, masked_counts, reveal
+
+ANY = TokenSampler()
+
+
+@pytest.mark.parametrize(
+    ("places", "counts"),
+    [(256, [251, 236, 212, 181, 142, 97, 49, 1]), (64, [62, 59, 53, 45, 35, 24, 12, 1])],
+)
+def test_the_counts_are_those_of_maskgit(places, counts):
+    assert masked_counts(places, 8).tolist() == counts
+
+
+@pytest.mark.parametrize("places", [1, 2, 16, 49])
+def test_in_as_many_steps_as_places_each_step_keeps_one_more(places):
+    counts = masked_counts(places, places).tolist()
+    assert counts == [*range(places - 1, 0, -1), 1]
+
+
+@pytest.mark.parametrize("steps", [0, 17])
+def test_more_steps_than_places_and_none_are_refused(steps):
+    with pytest.raises(InputError, match=f"from 1 to 16, the number of tokens, not {steps}"):
+        masked_counts(16, steps)
+
+
+def seen_by(network, keys, places, **options):
+    """What the network is given at each step, and the tokens at the end."""
+    seen = []
+
+    def watched(known):
+        seen.append(np.asarray(known))
+        return network(known)
+
+    with jax.disable_jit():
+        tokens = reveal(watched, ANY, keys, places, **options)
+    return seen, np.asarray(tokens)
+
+
+def test_each_step_sees_what_it_should_and_what_is_known_stays():
+    table = jax.random.normal(jax.random.key(1), (12, 5))
+    seen, tokens = seen_by(lambda known: jnp.stack([table] * len(known)), jax.random.split(jax.random.key(0), 3), 12,
+                           steps=4)  # fmt: skip
+    masked = [(known == MASKED).sum(axis=1).tolist() for known in seen]
+    assert masked == [[12] * 3, *([int(n)] * 3 for n in masked_counts(12, 4)[:-1])]
+    for known in seen:
+        assert ((known == MASKED) | (known == tokens)).all()
+    assert (tokens >= 0).all() and (tokens < 5).all()
+
+
+def test_without_noise_the_surest_places_stay():
+    sure = jnp.arange(6.0)  # place 5 is surest
+    logits = jnp.stack([sure, jnp.zeros(6)], axis=-1) * 10
+    seen, _ = seen_by(lambda known: logits[None], jax.random.split(jax.random.key(0), 1), 6, steps=3, temperature=0.0)
+    assert [np.flatnonzero(known[0] == MASKED).tolist() for known in seen[1:]] == [[0, 1, 2, 3, 4], [0, 1, 2]]
+
+
+def test_in_one_step_each_place_is_drawn_by_its_own_probabilities():
+    probabilities = jnp.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    rows = 4000
+    tokens = reveal(lambda known: jnp.broadcast_to(jnp.log(probabilities), (rows, 2, 3)), ANY,
+                    jax.random.split(jax.random.key(0), rows), 2, steps=1)  # fmt: skip
+    shares = np.stack([np.bincount(tokens[:, place], minlength=3) for place in (0, 1)]) / rows
+    errors = np.sqrt(probabilities * (1 - probabilities) / rows)
+    assert (np.abs(shares - probabilities) < 4 * errors).all()
+
+
+def test_a_row_depends_on_its_key_alone():
+    table, keys = jax.random.normal(jax.random.key(1), (9, 4)), jax.random.split(jax.random.key(0), 3)
+
+    def drawn(keys):
+        return reveal(lambda known: jnp.stack([table] * len(known)), ANY, keys, 9, steps=3)
+
+    np.testing.assert_array_equal(drawn(keys), jnp.concatenate([drawn(keys[i : i + 1]) for i in range(3)]))
+
+
+def test_the_share_of_masks_in_training_is_the_cosine_of_a_uniform_number():
+    share = draw_masks(jax.random.split(jax.random.key(0), 4000), 64).mean(axis=1)
+    assert share.min() >= 1 / 64
+    # Of cos(pi u / 2) the mean is 2 / pi and the mean square 1 / 2; rounding down takes half a place.
+    np.testing.assert_allclose(share.mean(), 2 / np.pi - 0.5 / 64, atol=4 * np.sqrt((0.5 - 4 / np.pi**2) / 4000))
+    # Every place is masked as often as another.
+    places = draw_masks(jax.random.split(jax.random.key(1), 4000), 8).mean(axis=0)
+    assert np.ptp(places) < 0.06
