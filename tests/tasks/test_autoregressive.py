@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from genjax.errors import InputError
 from genjax.language.logits_guidance import guided_logits
 from genjax.models.decoder import Decoder
+from genjax.parallel.rules import unbox
 from genjax.tasks.token_conditions import StartToken
 from genjax.tasks.token_sampling import AutoregressiveSampler
 from tests.tasks.second_stages import AR, AR_SUM
@@ -97,10 +98,10 @@ def test_corruption_changes_what_is_read_in_training_alone_and_never_what_is_wan
     np.testing.assert_array_equal(corrupted.losses(parts("gpt"), prefix, ids, keys, training=False), plain)
     assert np.abs(corrupted.losses(parts("gpt"), prefix, ids, keys) - plain).max() > 1e-3
     # A head that wants id 0 everywhere finds it wanted, whatever is read.
-    sure = jax.tree.map(jnp.zeros_like, parts("gpt").trained)
+    sure = jax.tree.map(jnp.zeros_like, unbox(parts("gpt").trained))
     sure["model"]["head"]["kernel"] = sure["model"]["head"]["kernel"].at[:, 0].set(1.0)
     sure["model"]["norm"] = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), sure["model"]["norm"])
-    wanted = replace(corrupted).losses(parts("gpt")._replace(trained=sure), prefix, ids, keys)
+    wanted = corrupted.losses(parts("gpt")._replace(trained=sure), prefix, ids, keys)
     np.testing.assert_allclose(wanted, 0, atol=1e-5)
 
 

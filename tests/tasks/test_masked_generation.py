@@ -1,6 +1,6 @@
 """Laws of the masked second stage: what is masked is named, and what is known is seen."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Table(MaskedGeneration):
 
 
 def test_the_loss_is_the_mean_over_masked_places_of_what_is_wanted_there():
-    task = Table(**{name: getattr(MASKED, name) for name in MASKED.__dataclass_fields__})
+    task = Table(**{each.name: getattr(MASKED, each.name) for each in fields(MASKED)})
     table, ids = jax.random.normal(jax.random.key(0), (16, 6)), jax.random.randint(jax.random.key(1), (3, 16), 0, 6)
     keys = jax.random.split(jax.random.key(2), 3)
     hidden, log_p = np.asarray(draw_masks(keys, 16)), np.asarray(jax.nn.log_softmax(table))

@@ -1,0 +1,96 @@
+"""Laws of second stages, whatever draws: tokens of one table, conditions that are dropped, a first stage that stays."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.errors import InputError
+from genjax.parallel.rules import unbox
+from genjax.quantisation.posterior import Posterior
+from genjax.tasks.first_stage import FirstStage
+from genjax.tasks.token_conditions import ClassToken, StartToken
+from tests.tasks.second_stages import AR, AR_SUM, MASKED, MASKED_SUM
+
+TASKS = {"ar": AR, "ar residual": AR_SUM, "masked": MASKED, "masked residual": MASKED_SUM}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    found = {}
+
+    def of(name):
+        if name not in found:
+            found[name] = unbox(jax.jit(TASKS[name].init)(jax.random.key(0)))
+        return found[name]
+
+    return of
+
+
+def batch_of(task, count=4):
+    rows = [task.prepare(task.data.source("train")[i], np.random.default_rng(0)) for i in range(count)]
+    return {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_ids_of_each_level_and_the_condition_have_tokens_of_their_own():
+    ids = jnp.arange(10).reshape(1, 10) % 5
+    tokens = np.asarray(AR_SUM.tokens(ids))
+    assert (tokens[0, 0::2] < 5).all() and (tokens[0, 1::2] >= 5).all() and tokens.max() < 10
+    np.testing.assert_array_equal(AR_SUM.tokens(ids[:, 3:], 3), tokens[:, 3:])
+    assert AR_SUM.prefix_tokens(jnp.array([0, 10])).tolist() == [10, 20]
+    logits = jnp.arange(21.0) + jnp.zeros((1, 4, 1))
+    assert AR_SUM.logits_of_ids(logits)[0].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2
+    assert AR_SUM.logits_of_ids(logits, jnp.array([1]))[0, 0].tolist() == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_only_the_second_stage_learns(parts, name):
+    task, batch = TASKS[name], batch_of(TASKS[name])
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def loss(trained, fixed):
+        return task.loss(parts(name)._replace(trained=trained, fixed=fixed), batch, keys, task.totals(batch)).losses["loss"]
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(parts(name).trained, parts(name).fixed)
+    assert np.isfinite(value) and set(parts(name).trained) == {"model"}
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["model"]["embed"]))
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_rows(parts):
+    batch, keys = batch_of(AR), jax.random.split(jax.random.key(0), 4)
+    whole = AR.loss(parts("ar"), batch, keys, {"rows": 4.0}).losses["loss"]
+    halves = [AR.loss(parts("ar"), jax.tree.map(lambda x: x[half], batch), keys[half], {"rows": 4.0}).losses["loss"]
+              for half in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    np.testing.assert_allclose(whole, sum(halves), rtol=1e-6)
+
+
+def test_a_condition_that_is_always_dropped_is_never_heard(parts):
+    batch, keys = batch_of(AR), jax.random.split(jax.random.key(0), 4)
+    other = batch | {"prefix": (batch["prefix"] + 1) % 10}
+
+    def losses(dropout):
+        task = replace(AR, condition=ClassToken(dropout=dropout))
+        return [float(task.loss(parts("ar"), each, keys, {"rows": 4.0}).losses["loss"]) for each in (batch, other)]
+
+    assert losses(1.0)[0] == losses(1.0)[1] != losses(0.0)[0] != losses(0.0)[1]
+
+
+def test_pictures_are_those_that_the_first_stage_draws_of_the_ids(parts):
+    ids = AR.draw(parts("ar"), ["one", "two"], seed=0)
+    first = AR.first_stage.parts(parts("ar").fixed["first_stage"])
+    np.testing.assert_array_equal(
+        AR.sample(parts("ar"), ["one", "two"], seed=0), AR.tokeniser.drawn_from_ids(first, ids)
+    )
+    chex.assert_shape(AR.sample(parts("ar"), ["one"], seed=0), (1, 8, 8, 1))
+
+
+def test_guidance_of_a_condition_that_is_never_dropped_and_a_first_stage_without_ids_are_refused():
+    with pytest.raises(InputError, match="a condition of StartToken is never dropped in training here: only 1"):
+        replace(AR, condition=StartToken()).check_guidance(2.0)
+    model = replace(AR.first_stage.model, moments=True)
+    continuous = FirstStage(path="none", model=model, bottleneck=Posterior())
+    with pytest.raises(InputError, match="Autoregressive draws ids, and a first stage of Posterior has none"):
+        replace(AR, first_stage=continuous).check()
