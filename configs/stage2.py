@@ -37,7 +37,7 @@ SCHEDULE = dict(
 def ar() -> Autoregressive:
     return Autoregressive(
         model=GPT(vocabulary=CODES + CLASSES, positions=1 + PLACES, width=64, depth=3, num_heads=4),
-        sampler=AutoregressiveSampler(guidance=1.5),
+        sampler=AutoregressiveSampler(guidance=1.25),
         corruption=0.1,
         **SCHEDULE,
     )
@@ -46,7 +46,7 @@ def ar() -> Autoregressive:
 def maskgit() -> MaskedGeneration:
     return MaskedGeneration(
         model=GPT(vocabulary=CODES + CLASSES + 1, positions=1 + PLACES, width=64, depth=3, num_heads=4, causal=False),
-        sampler=MaskedSampler(steps=8, guidance=1.5),
+        sampler=MaskedSampler(steps=8, guidance=1.5, choice_temperature=10.0),
         **SCHEDULE,
     )
 

@@ -36,7 +36,19 @@ from genjax.training.loop import fit
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("genjax", "pallas_kernels")
-ROOMS = ("adversarial", "data", "diffusion", "keys", "language", "models", "nn", "representation", "tasks", "training")
+ROOMS = (
+    "adversarial",
+    "data",
+    "diffusion",
+    "keys",
+    "language",
+    "models",
+    "nn",
+    "quantisation",
+    "representation",
+    "tasks",
+    "training",
+)
 """Of genjax; what only reads configs, writes files or measures does not change what is trained."""
 RECORD = "sources.json"
 FIRST_STEPS = 100

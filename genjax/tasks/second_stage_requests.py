@@ -17,7 +17,16 @@ from genjax.tasks.image_evaluation import image_figures
 from genjax.tasks.token_sampling import AutoregressiveSampler, MaskedSampler
 from genjax.tasks.tokeniser_requests import JudgeReconstructions
 
-__all__ = ["DrawCodes", "DrawCodesOfClass", "DrawCodesOfPrompt", "JudgeCodes", "JudgeCodesOfCaptions", "request"]
+__all__ = [
+    "DrawCodes",
+    "DrawCodesOfClass",
+    "DrawCodesOfPrompt",
+    "JudgeCodes",
+    "JudgeCodesOfCaptions",
+    "PreviewCodes",
+    "first_stage_figures",
+    "request",
+]
 
 
 def request(task: Any, door: Door) -> Request:

@@ -18,9 +18,7 @@ SIZES = dict(width=8, depth=1, num_heads=2)
 
 AR = Autoregressive(first_stage=ONE, model=GPT(vocabulary=6 + 11, positions=17, **SIZES), **COMMON)
 AR_SUM = Autoregressive(first_stage=SUM, model=GPT(vocabulary=10 + 11, positions=33, **SIZES), **COMMON)
-MASKED = MaskedGeneration(
-    first_stage=ONE, model=GPT(vocabulary=6 + 12, positions=17, causal=False, **SIZES), **COMMON
-)
+MASKED = MaskedGeneration(first_stage=ONE, model=GPT(vocabulary=6 + 12, positions=17, causal=False, **SIZES), **COMMON)
 MASKED_SUM = MaskedGeneration(
     first_stage=SUM, model=GPT(vocabulary=10 + 12, positions=33, causal=False, **SIZES), **COMMON
 )

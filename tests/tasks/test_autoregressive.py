@@ -123,7 +123,10 @@ def test_a_sampler_that_does_not_fit_is_refused(task, sampler, sentence):
     [
         ({"corruption": 1.0}, "corruption is a share of the ids"),
         ({"model": replace(AR.model, causal=False)}, "cannot see later ones"),
-        ({"model": replace(AR.model, vocabulary=18)}, "model.vocabulary is 18, and 17 tokens are there: 6 of codes, 11"),
+        (
+            {"model": replace(AR.model, vocabulary=18)},
+            "model.vocabulary is 18, and 17 tokens are there: 6 of codes, 11",
+        ),
         ({"model": replace(AR.model, positions=16)}, "a row of 17 tokens is longer than the 16 positions"),
     ],
 )

@@ -113,7 +113,9 @@ def test_codes_of_another_first_stage_are_refused(run, codes, tmp_path):
 
 
 def test_codes_of_another_shape_are_refused(codes):
-    with pytest.raises(InputError, match="codes of data.path are 4x4 ids below 6 each, and first_stage makes 4x4x2 ids"):
+    with pytest.raises(
+        InputError, match="codes of data.path are 4x4 ids below 6 each, and first_stage makes 4x4x2 ids"
+    ):
         SUM.check(Codes(codes, of=DATA))
     model = replace(ONE.model, moments=True)
     with pytest.raises(InputError, match="4x4 ids below 6 each, and first_stage makes 4x4x3 numbers"):

@@ -45,7 +45,9 @@ def test_the_loss_is_the_mean_over_masked_places_of_what_is_wanted_there():
     parts = jax.eval_shape(MASKED.init, jax.random.key(0))._replace(trained={"table": table})
     for training, smoothed in ((False, 0.0), (True, 0.1)):
         by_hand = [
-            -np.mean([(1 - smoothed) * log_p[i, ids[b, i]] + smoothed * log_p[i].mean() for i in np.flatnonzero(hidden[b])])
+            -np.mean(
+                [(1 - smoothed) * log_p[i, ids[b, i]] + smoothed * log_p[i].mean() for i in np.flatnonzero(hidden[b])]
+            )
             for b in range(3)
         ]
         losses = task.losses(parts, jnp.zeros((3, 1), jnp.int32), ids, keys, training=training)
@@ -88,7 +90,10 @@ def test_a_guidance_of_almost_one_is_none_and_more_leads_elsewhere(parts):
     [
         ({"label_smoothing": 1.0}, "label_smoothing is a share"),
         ({"model": replace(MASKED.model, causal=True)}, "take model.causal False"),
-        ({"model": replace(MASKED.model, vocabulary=17)}, "18 tokens are there: 6 of codes, 11 of the condition, 1 of a"),
+        (
+            {"model": replace(MASKED.model, vocabulary=17)},
+            "18 tokens are there: 6 of codes, 11 of the condition, 1 of a",
+        ),
         ({"sampler": MaskedSampler(steps=17)}, "from 1 to 16, the number of tokens, not 17"),
     ],
 )

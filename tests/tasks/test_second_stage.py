@@ -52,7 +52,9 @@ def test_only_the_second_stage_learns(parts, name):
     keys = jax.random.split(jax.random.key(0), 4)
 
     def loss(trained, fixed):
-        return task.loss(parts(name)._replace(trained=trained, fixed=fixed), batch, keys, task.totals(batch)).losses["loss"]
+        return task.loss(parts(name)._replace(trained=trained, fixed=fixed), batch, keys, task.totals(batch)).losses[
+            "loss"
+        ]
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(parts(name).trained, parts(name).fixed)
     assert np.isfinite(value) and set(parts(name).trained) == {"model"}
