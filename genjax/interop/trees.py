@@ -4,6 +4,7 @@ A nested dict {"blocks": {"mlp": {"kernel": w}}} is stored under dotted names ("
 metadata. A flat dict whose names hold dots already, such as another project's state dict, gives the same file.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +27,26 @@ def write_tree(path: str | Path, tree: Mapping, metadata: Mapping[str, str] | No
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         safetensors.numpy.save_file(flat, temporary, metadata=dict(metadata or {}))
+        _in_order(temporary)
         temporary.chmod(0o644)  # safetensors lets only the owner read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _in_order(path: Path) -> None:
+    """Put the metadata in the order of its names, in which safetensors does not: equal trees are equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if len(header.get("__metadata__", {})) < 2:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise ValueError(f"the header of {path} in order takes {len(text)} bytes, and there are {size}")
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def read_tree(path: str | Path) -> tuple[dict, dict[str, str]]:

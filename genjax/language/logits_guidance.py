@@ -26,7 +26,10 @@ class GuidedCache(NamedTuple):
 
 
 def guided_logits(logits: Float[Array, "BB *T V"], scale: Float[Array, ""]) -> Float[Array, "B *T V"]:
-    """Of B rows that are told, and then of the same untold (BB = 2 B), those that are led; a scale of 1 is no guidance, 0 tells nothing."""
+    """The logits of B rows, led; given are those of the told rows, and then of the same untold (BB = 2 B).
+
+    A scale of 1 is no guidance, 0 tells nothing.
+    """
     told, untold = jnp.split(logits, 2)
     return untold + scale * (told - untold)
 

@@ -63,8 +63,8 @@ def reveal(
 ) -> Int[Array, "B N"]:
     """Tokens of B rows in `steps` evaluations of the network; `temperature` is tau, of the choice of places.
 
-    `choose(logits (N,V), keys (N,)) -> tokens (N,)`, such as a `TokenSampler`, draws at each place. Row i depends on its
-    key alone. Raises InputError as `masked_counts`.
+    `choose(logits (N,V), keys (N,)) -> tokens (N,)`, such as a `TokenSampler`, draws at each place. Row i depends on
+    its key alone. Raises InputError as `masked_counts`.
     """
     counts = jnp.asarray(masked_counts(places, steps))
 

@@ -6,20 +6,18 @@
 or that of Llama, as in LlamaGen (Sun et al. 2024, arXiv:2406.06525).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.language.decoding import generate
+from genjax.language.decoding import advance, prefill
 from genjax.language.logits_guidance import GuidedCache, guided, guided_logits
 from genjax.language.sliding_window import slide
 from genjax.models.decoder import Decoder
@@ -76,7 +74,9 @@ class Autoregressive(SecondStage):
         logits = self.logits(parts.trained, prefix, read)
         return optax.softmax_cross_entropy_with_integer_labels(logits, ids).mean(axis=1)
 
-    def logits(self, trained: Any, prefix: Int[Array, "B C"], ids: Int[Array, "B N"]) -> Float[Array, "B N K"]:
+    def logits(
+        self, trained: PyTree[Array], prefix: Int[Array, "B C"], ids: Int[Array, "B N"]
+    ) -> Float[Array, "B N K"]:
         """The logits of each id by the prefix and those before it; float32."""
         row = jnp.concatenate([self.prefix_tokens(prefix), self.tokens(ids)], axis=1)[:, :-1]
         policy = POLICIES[self.train.precision]
@@ -85,28 +85,31 @@ class Autoregressive(SecondStage):
 
     # ------------------------------------------------------------------ sampling
 
-    def drawer(self, parts: Parts, sampler: AutoregressiveSampler) -> Callable[[Key, Array], np.ndarray]:
+    def draw_rows(
+        self,
+        trained: PyTree[Array],
+        prefix: Int[Array, "B C"],
+        keys: Key[Array, " B"],
+        sampler: AutoregressiveSampler,
+        numbers: dict[str, Float[Array, ""]],
+    ) -> Int[Array, "B N"] | Int[Array, "B H W"]:
+        choose, rows, length = sampler.choose(), len(prefix), self.prefix_length
         if sampler.grid is not None:
-            return partial(_through_window, self, sampler.choose(), sampler.grid, parts.trained, sampler.guidance)
+            network = partial(self._in_window, trained, prefix, numbers["guidance"])
+            return slide(network, choose, keys, sampler.grid, self.tokeniser.id_shape, before=length)
         compute = POLICIES[self.train.precision].compute
-        leads, length = sampler.guidance != 1, self.prefix_length
-        read = self.model.reader(cast(parts.trained["model"], compute))
-        network = Partial(_ReadIds(self), read)
-        if leads:
-            network = guided(network, self.condition.null(self.pictures), sampler.guidance)
+        network = Partial(_ReadIds(self), self.model.reader(cast(trained["model"], compute)))
+        cache = self.model.empty_cache(2 * rows if sampler.leads else rows, length + self.ids, compute)
+        if sampler.leads:
+            network = guided(network, self.condition.null(self.pictures), numbers["guidance"])
+            cache = GuidedCache(cache, jnp.zeros(rows, jnp.int32))
+        state = prefill(network, cache, prefix, jnp.full(rows, length))
+        return advance(network, choose, keys, state, steps=self.ids)[1]
 
-        def drawn(keys, prefix):
-            rows = len(prefix)
-            cache = self.model.empty_cache(2 * rows if leads else rows, length + self.ids, compute)
-            if leads:
-                cache = GuidedCache(cache, jnp.zeros(rows, jnp.int32))
-            lengths = np.full(rows, length)
-            (ids,) = generate(
-                network, sampler.choose(), cache, prefix, lengths, keys, tokens=self.ids, chunk=self.ids
-            )  # fmt: skip
-            return ids
-
-        return drawn
+    def _in_window(self, trained, prefix, guidance, seen: Int[Array, "B h w"]) -> Float[Array, "B h*w K"]:
+        ids = seen.reshape(len(seen), -1)
+        both = jnp.concatenate([prefix, self.null_of(prefix)]), jnp.concatenate([ids, ids])
+        return guided_logits(self.logits(trained, *both), guidance)
 
 
 @dataclass(frozen=True)
@@ -120,16 +123,3 @@ class _ReadIds:
         is_prefix = place[:, None] + jnp.arange(ids.shape[1]) < 0
         logits, cache = read(jnp.where(is_prefix, task.prefix_tokens(ids), task.tokens(ids, place)), cache=cache)
         return task.logits_of_ids(logits, place + 1), cache
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _through_window(task: Autoregressive, choose, grid, trained, guidance, keys, prefix):
-    null = jnp.broadcast_to(task.condition.null(task.pictures), prefix.shape)
-
-    def network(seen):
-        ids = seen.reshape(len(seen), -1)
-        both = task.logits(trained, jnp.concatenate([prefix, null]), jnp.concatenate([ids, ids]))
-        return guided_logits(both, guidance)
-
-    window = task.tokeniser.id_shape
-    return slide(network, choose, keys, grid, window, before=task.prefix_length)

@@ -6,13 +6,10 @@ of a network that sees every place. Each row counts by its own mean: how many of
 MaskGIT's code divides by the number in the whole batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -74,20 +71,19 @@ class MaskedGeneration(SecondStage):
         logits = self.model.apply({"params": cast(trained["model"], policy.compute)}, row)
         return self.logits_of_ids(logits[:, prefix.shape[1] :].astype(policy.accumulate))
 
-    def drawer(self, parts: Parts, sampler: MaskedSampler) -> Callable[[Key, Array], np.ndarray]:
-        leads = sampler.guidance != 1
-        how = {"scale": sampler.guidance, "temperature": sampler.choice_temperature}
-        return partial(_revealed, self, sampler.choose(), sampler.steps, leads, parts.trained, **how)
+    def draw_rows(
+        self,
+        trained: PyTree[Array],
+        prefix: Int[Array, "B C"],
+        keys: Key[Array, " B"],
+        sampler: MaskedSampler,
+        numbers: dict[str, Float[Array, ""]],
+    ) -> Int[Array, "B N"]:
+        def network(known):
+            if not sampler.leads:
+                return self.logits(trained, prefix, known)
+            both = jnp.concatenate([prefix, self.null_of(prefix)]), jnp.concatenate([known, known])
+            return guided_logits(self.logits(trained, *both), numbers["guidance"])
 
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _revealed(task: MaskedGeneration, choose, steps, leads, trained, keys, prefix, *, scale, temperature):
-    null = jnp.broadcast_to(task.condition.null(task.pictures), prefix.shape)
-
-    def network(known):
-        if not leads:
-            return task.logits(trained, prefix, known)
-        both = task.logits(trained, jnp.concatenate([prefix, null]), jnp.concatenate([known, known]))
-        return guided_logits(both, scale)
-
-    return reveal(network, choose, keys, task.ids, steps=steps, temperature=temperature)
+        options = {"steps": sampler.steps, "temperature": numbers["choice_temperature"]}
+        return reveal(network, sampler.choose(), keys, self.ids, **options)

@@ -189,18 +189,29 @@ class SecondStage(Task):
         sampler = sampler or self.sampler
         self.check_sampler(sampler)
         prefix = self.condition.asked(words, self.pictures)
-        block = self.drawer(parts, sampler)
-
-        def drawn(index, prefix):
-            return block(row_keys(seed, index), prefix)
-
-        ids = in_blocks(drawn, np.arange(len(words)), prefix, size=min(batch_size, len(words)))
+        drawn = partial(_drawn, self, sampler.program(), seed=seed, numbers=sampler.numbers())
+        rows = np.arange(len(words)), prefix
+        ids = in_blocks(partial(by_rows, drawn, parts.trained), *rows, size=min(batch_size, len(words)))
         shape = self.tokeniser.id_shape
         return ids.reshape(len(ids), *(ids.shape[1:3] if ids.ndim > 2 else shape[:2]), *shape[2:])
 
     @abc.abstractmethod
-    def drawer(self, parts: Parts, sampler: Any) -> Any:
-        """`function(keys (B,), prefix (B,C)) -> ids` (B,N), or (B,h,w) where the sampler asks for another size."""
+    def draw_rows(
+        self,
+        trained: PyTree[Array],
+        prefix: Int[Array, "B C"],
+        keys: Key[Array, " B"],
+        sampler: Any,
+        numbers: dict[str, Float[Array, ""]],
+    ) -> Int[Array, "B ..."]:
+        """Ids (B,N), or (B,H,W) where the sampler asks for another size; pure.
+
+        `sampler` is a `program()`, and `numbers` are those of the sampler that is meant.
+        """
+
+    def null_of(self, prefix: Int[Array, "B C"]) -> Int[Array, "B C"]:
+        """As many prefixes that tell nothing."""
+        return jnp.broadcast_to(jnp.asarray(self.condition.null(self.pictures)), prefix.shape)
 
     def check_guidance(self, guidance: float) -> None:
         """Raise InputError where there can be no guidance of this scale."""
@@ -227,3 +238,8 @@ class SecondStage(Task):
 @partial(jax.jit, static_argnums=0)
 def _losses(task: SecondStage, parts, rows, index):
     return task.losses(parts, rows["prefix"], task.ids_of(parts, rows), row_keys(0, index), training=False)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _drawn(task: SecondStage, sampler, trained, index, prefix, *, seed, numbers):
+    return task.draw_rows(trained, prefix, row_keys(seed, index), sampler, numbers)

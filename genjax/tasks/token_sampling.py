@@ -1,7 +1,7 @@
 """How second stages draw ids: what the config and the command line say of it."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from genjax.errors import InputError
 from genjax.language.decoding import Filters, TokenSampler
@@ -15,6 +15,19 @@ class _CodeSampler(Filters):
 
     guidance: float = 1.0
     """Scale of classifier-free guidance of the logits; 1 is none, and costs half."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether there is guidance."""
+        return self.guidance != 1
+
+    def program(self) -> Self:
+        """The same for all samplers that one compiled program serves: with their `numbers`."""
+        return replace(self, guidance=2.0 if self.leads else 1.0)
+
+    def numbers(self) -> dict[str, float]:
+        """What a program is given anew each time."""
+        return {"guidance": self.guidance}
 
     def choose(self) -> TokenSampler:
         """How an id is drawn from logits."""
@@ -56,6 +69,12 @@ class MaskedSampler(_CodeSampler):
             raise InputError(f"steps is a number of steps, at least 1, not {self.steps}")
         if not 0 <= self.choice_temperature < float("inf"):
             raise InputError(f"choice_temperature is a number from 0, not {self.choice_temperature}")
+
+    def program(self) -> Self:
+        return replace(super().program(), choice_temperature=0.0)
+
+    def numbers(self) -> dict[str, float]:
+        return super().numbers() | {"choice_temperature": self.choice_temperature}
 
     def told(self, task: Any) -> str:
         """How samples were drawn, in words."""

@@ -65,3 +65,14 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         trees.read_tree(tmp_path / "absent.safetensors")
+
+
+def test_equal_trees_are_equal_files_whatever_the_order_of_their_metadata(tmp_path):
+    tree, names = {"a": np.ones(3), "b": {"é": np.zeros(2)}}, [f"name {i}" for i in range(8)]
+    for number in range(4):
+        order = names[number:] + names[:number]
+        trees.write_tree(tmp_path / f"{number}.safetensors", tree, {name: f'"{name}"' for name in order})
+    found = {(tmp_path / f"{number}.safetensors").read_bytes() for number in range(4)}
+    assert len(found) == 1
+    read, metadata = trees.read_tree(tmp_path / "0.safetensors")
+    assert list(read) == ["a", "b"] and metadata == {name: f'"{name}"' for name in names}

@@ -11,6 +11,7 @@ import pytest
 from genjax.errors import InputError
 from genjax.parallel.rules import unbox
 from genjax.quantisation.posterior import Posterior
+from genjax.tasks import second_stage
 from genjax.tasks.first_stage import FirstStage
 from genjax.tasks.token_conditions import ClassToken, StartToken
 from tests.tasks.second_stages import AR, AR_SUM, MASKED, MASKED_SUM
@@ -64,8 +65,10 @@ def test_only_the_second_stage_learns(parts, name):
 def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_rows(parts):
     batch, keys = batch_of(AR), jax.random.split(jax.random.key(0), 4)
     whole = AR.loss(parts("ar"), batch, keys, {"rows": 4.0}).losses["loss"]
-    halves = [AR.loss(parts("ar"), jax.tree.map(lambda x: x[half], batch), keys[half], {"rows": 4.0}).losses["loss"]
-              for half in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    halves = []
+    for half in (slice(0, 2), slice(2, 4)):
+        rows = {name: array[half] for name, array in batch.items()}
+        halves.append(AR.loss(parts("ar"), rows, keys[half], {"rows": 4.0}).losses["loss"])
     np.testing.assert_allclose(whole, sum(halves), rtol=1e-6)
 
 
@@ -96,3 +99,12 @@ def test_guidance_of_a_condition_that_is_never_dropped_and_a_first_stage_without
     continuous = FirstStage(path="none", model=model, bottleneck=Posterior())
     with pytest.raises(InputError, match="Autoregressive draws ids, and a first stage of Posterior has none"):
         replace(AR, first_stage=continuous).check()
+
+
+@pytest.mark.parametrize("name", ["ar", "masked"])
+def test_one_compilation_serves_every_seed_word_and_guidance(parts, name):
+    task, sampler = TASKS[name], replace(TASKS[name].sampler, guidance=1.7)
+    task.draw(parts(name), ["one", "two"], seed=0, sampler=sampler)
+    before = second_stage._drawn._cache_size()
+    task.draw(parts(name), ["three", "one"], seed=1, sampler=replace(sampler, guidance=4.0))
+    assert second_stage._drawn._cache_size() == before

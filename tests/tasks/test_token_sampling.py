@@ -20,3 +20,11 @@ def test_its_filters_are_those_of_tokens(kind):
 def test_steps_and_noise_that_cannot_be_are_refused(field, value):
     with pytest.raises(InputError, match=field):
         MaskedSampler(**{field: value})
+
+
+def test_one_program_serves_every_guidance_but_none_and_every_noise():
+    led = [MaskedSampler(guidance=w, choice_temperature=tau) for w, tau in ((1.5, 4.5), (3.0, 0.0))]
+    assert led[0].program() == led[1].program() != MaskedSampler().program()
+    assert led[0].numbers() == {"guidance": 1.5, "choice_temperature": 4.5}
+    assert AutoregressiveSampler(grid=(5, 5)).program().grid == (5, 5)
+    assert MaskedSampler(steps=4).program() != MaskedSampler(steps=5).program()
