@@ -25,7 +25,7 @@ VQGAN_DIGITS = FirstStage(
 )
 CODES, CLASSES, PLACES = 64, 11, 16  # one class is the null
 
-SCHEDULE = dict(
+COMMON = dict(
     data=Digits(),
     first_stage=VQGAN_DIGITS,
     optimizer=AdamW(learning_rate=1e-3, warmup_steps=100, decay="cosine", weight_decay=0.1, b2=0.95),
@@ -39,7 +39,7 @@ def ar() -> Autoregressive:
         model=GPT(vocabulary=CODES + CLASSES, positions=1 + PLACES, width=64, depth=3, num_heads=4),
         sampler=AutoregressiveSampler(guidance=1.25),
         corruption=0.1,
-        **SCHEDULE,
+        **COMMON,
     )
 
 
@@ -47,7 +47,7 @@ def maskgit() -> MaskedGeneration:
     return MaskedGeneration(
         model=GPT(vocabulary=CODES + CLASSES + 1, positions=1 + PLACES, width=64, depth=3, num_heads=4, causal=False),
         sampler=MaskedSampler(steps=8, guidance=1.5, choice_temperature=10.0),
-        **SCHEDULE,
+        **COMMON,
     )
 
 

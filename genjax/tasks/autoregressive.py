@@ -3,7 +3,7 @@
     loss = - (1/N) sum_i log p(id_i | prefix, id_1 .. id_{i-1})
 
 (Esser et al. 2021, arXiv:2012.09841, equation 9.) The network is the transformer of GPT-2, as in taming-transformers,
-or that of Llama, as in LlamaGen (Sun et al. 2024, arXiv:2406.06525).
+or that of Llama, as in LlamaGen (Sun et al. 2024, arXiv:2406.06525), whose positions however are of two dimensions.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
 from genjax.language.decoding import advance, prefill
-from genjax.language.logits_guidance import GuidedCache, guided, guided_logits
+from genjax.language.logits_guidance import GuidedCache, guided
 from genjax.language.sliding_window import slide
 from genjax.models.decoder import Decoder
 from genjax.models.gpt import GPT
@@ -38,7 +38,12 @@ class Autoregressive(SecondStage):
     model: GPT | Decoder
     sampler: AutoregressiveSampler = field(default=AutoregressiveSampler(), metadata=FREE)
     corruption: float = 0.0
-    """Share of the ids that are read as any other in training (taming's 1 - pkeep; LlamaGen has 0.1)."""
+    """Share of the ids in whose place one of all is read in training (1 - pkeep of taming-transformers)."""
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that the network sees of a picture: all but the last, which nothing follows."""
+        return super().row_length - 1
 
     def check(self) -> None:
         if not 0 <= self.corruption < 1:
@@ -95,21 +100,21 @@ class Autoregressive(SecondStage):
     ) -> Int[Array, "B N"] | Int[Array, "B H W"]:
         choose, rows, length = sampler.choose(), len(prefix), self.prefix_length
         if sampler.grid is not None:
-            network = partial(self._in_window, trained, prefix, numbers["guidance"])
-            return slide(network, choose, keys, sampler.grid, self.tokeniser.id_shape, before=length)
+
+            def seen_in_window(seen):
+                ids = seen.reshape(len(seen), -1)
+                scale = numbers["guidance"] if sampler.leads else None
+                return self.led(partial(self.logits, trained), prefix, ids, scale)
+
+            return slide(seen_in_window, choose, keys, sampler.grid, self.tokeniser.id_shape, before=length)
         compute = POLICIES[self.train.precision].compute
         network = Partial(_ReadIds(self), self.model.reader(cast(trained["model"], compute)))
-        cache = self.model.empty_cache(2 * rows if sampler.leads else rows, length + self.ids, compute)
+        cache = self.model.empty_cache(2 * rows if sampler.leads else rows, self.row_length, compute)
         if sampler.leads:
             network = guided(network, self.condition.null(self.pictures), numbers["guidance"])
             cache = GuidedCache(cache, jnp.zeros(rows, jnp.int32))
         state = prefill(network, cache, prefix, jnp.full(rows, length))
         return advance(network, choose, keys, state, steps=self.ids)[1]
-
-    def _in_window(self, trained, prefix, guidance, seen: Int[Array, "B h w"]) -> Float[Array, "B h*w K"]:
-        ids = seen.reshape(len(seen), -1)
-        both = jnp.concatenate([prefix, self.null_of(prefix)]), jnp.concatenate([ids, ids])
-        return guided_logits(self.logits(trained, *both), guidance)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The first stage of a system of two: a tokeniser that holds still, under what the second stage draws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtyping import Array, Key, PyTree
@@ -16,6 +16,8 @@ from genjax.runs.checkpoints import fingerprint
 from genjax.runs.parts import Parts
 from genjax.runs.source import Source
 from genjax.tasks.tokeniser import Tokeniser
+from genjax.training.precision import Precision
+from genjax.training.task import Train
 
 __all__ = ["FirstStage"]
 
@@ -28,16 +30,22 @@ class FirstStage:
     """Its run directory, or the name of one that ships; a .safetensors file of {"trained", "variables"}."""
     model: Autoencoder
     bottleneck: Quantiser | Posterior
+    precision: Precision = "fp32"
+    """What it computes in, as in its run: codes that are nearly as near as others depend on it."""
+    allow: tuple[str, ...] = field(default=(), metadata={"may_change": True})
+    """Packages outside genjax that the config of its run may import."""
 
     def tokeniser(self, data: LabelledImages | Codes) -> Tokeniser:
         """The system that makes codes of the pictures of the data, and pictures of codes."""
-        return Tokeniser(model=self.model, bottleneck=self.bottleneck, data=real(data))
+        train = Train(precision=self.precision)
+        return Tokeniser(model=self.model, bottleneck=self.bottleneck, data=real(data), train=train)
 
     def source(self, data: LabelledImages | Codes) -> Source:
         """Where its weights come from. Raises InputError where no run is named."""
         if not self.path:
             raise InputError("first_stage.path is the run of a tokeniser (configs/vqgan.py, configs/vae.py)")
-        return _Run(self.path, first_stage=self, written_by=data.fingerprint if isinstance(data, Codes) else None)
+        codes = data if isinstance(data, Codes) else None
+        return _Run(self.path, allow=self.allow, first_stage=self, codes=codes)
 
     def init(self, key: Key[Array, ""], data: LabelledImages | Codes) -> PyTree[Array]:
         """Weights of the same names and shapes."""
@@ -71,16 +79,21 @@ class _Run(Source):
     """The weights of a first stage, from the run of a tokeniser."""
 
     first_stage: FirstStage | None = None
-    written_by: int | None = None
-    """The fingerprint of the tokeniser that has written the codes, where there are some already."""
+    codes: Codes | None = None
+    """Codes that it must have written, where some are read from disk."""
 
-    def read(self) -> PyTree[Array]:
-        held = super().read() if Path(self.path).suffix == ".safetensors" else self._of_run()
-        if self.written_by is not None and self.written_by != fingerprint((held["trained"], held.get("variables", {}))):
+    def check(self, tree: PyTree[Array]) -> None:
+        if self.codes is None:
+            return
+        if self.codes.fingerprint != fingerprint((tree["trained"], tree.get("variables", {}))):
             raise InputError(
                 f"the codes of data.path were written by another first stage than {self.path}: write them again by"
                 " sample.py --codes True"
             )
+
+    def read(self) -> PyTree[Array]:
+        held = super().read() if Path(self.path).suffix == ".safetensors" else self._of_run()
+        self.check(held)
         return held
 
     def _of_run(self) -> PyTree[Array]:
@@ -93,4 +106,7 @@ class _Run(Source):
             for where, mine, its in config.differences(ours, theirs):
                 if not (type(ours) is type(theirs) and config.may_change(ours, where)):
                     raise InputError(f"first_stage.{name}.{where} is {mine}, and in the run {self.path} it is {its}")
+        if task.train.precision != self.first_stage.precision:
+            ours, theirs = self.first_stage.precision, task.train.precision
+            raise InputError(f"first_stage.precision is {ours}, and the run {self.path} has {theirs}")
         return _held(parts)

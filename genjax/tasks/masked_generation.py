@@ -7,6 +7,7 @@ MaskGIT's code divides by the number in the whole batch.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.errors import InputError
-from genjax.language.logits_guidance import guided_logits
 from genjax.language.masked_decoding import MASKED, draw_masks, masked_counts, reveal
 from genjax.models.gpt import GPT
 from genjax.runs.parts import Parts
@@ -80,10 +80,9 @@ class MaskedGeneration(SecondStage):
         numbers: dict[str, Float[Array, ""]],
     ) -> Int[Array, "B N"]:
         def network(known):
-            if not sampler.leads:
-                return self.logits(trained, prefix, known)
-            both = jnp.concatenate([prefix, self.null_of(prefix)]), jnp.concatenate([known, known])
-            return guided_logits(self.logits(trained, *both), numbers["guidance"])
+            return self.led(
+                partial(self.logits, trained), prefix, known, numbers["guidance"] if sampler.leads else None
+            )
 
         options = {"steps": sampler.steps, "temperature": numbers["choice_temperature"]}
         return reveal(network, sampler.choose(), keys, self.ids, **options)

@@ -10,7 +10,7 @@ all of those. Data may be pictures, whose codes are found anew at each step, or 
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from genjax.data import Codes, LabelledImages, in_blocks, real, stacked
 from genjax.errors import InputError
 from genjax.keys import row_keys
+from genjax.language.logits_guidance import guided_logits
 from genjax.parallel.rules import by_rows
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
@@ -81,6 +82,11 @@ class SecondStage(Task):
         return len(self.condition.null(self.pictures))
 
     @property
+    def row_length(self) -> int:
+        """Tokens that the network sees of a picture."""
+        return self.prefix_length + self.ids
+
+    @property
     def vocabulary(self) -> int:
         """Tokens of codes and of the condition."""
         return self.levels * self.size + self.condition.vocabulary(self.pictures)
@@ -98,6 +104,7 @@ class SecondStage(Task):
                 f" of codes, {self.condition.vocabulary(self.pictures)} of the condition"
                 + (f", {self.further_tokens} of a masked place" if self.further_tokens else "")
             )
+        self.condition.asked([words for wish in self.condition.wishes(self.pictures) for words in wish], self.pictures)
         self.check_sampler(self.sampler)
         self.sources()
         super().check()
@@ -117,7 +124,7 @@ class SecondStage(Task):
     def init(self, key: Key[Array, ""]) -> Parts:
         """Fresh parts; `trained` is {"model"}, `fixed` {"first_stage"}."""
         model_key, first_key = jax.random.split(key)
-        tokens = jnp.zeros((1, self.prefix_length + self.ids), jnp.int32)
+        tokens = jnp.zeros((1, self.row_length), jnp.int32)
         model = self.model.init(model_key, tokens)["params"]
         return Parts({"model": model}, {"first_stage": self.first_stage.init(first_key, self.data)})
 
@@ -209,9 +216,18 @@ class SecondStage(Task):
         `sampler` is a `program()`, and `numbers` are those of the sampler that is meant.
         """
 
-    def null_of(self, prefix: Int[Array, "B C"]) -> Int[Array, "B C"]:
-        """As many prefixes that tell nothing."""
-        return jnp.broadcast_to(jnp.asarray(self.condition.null(self.pictures)), prefix.shape)
+    def led(
+        self,
+        logits: Callable[[Int[Array, "BB C"], Int[Array, "BB N"]], Float[Array, "BB N K"]],
+        prefix: Int[Array, "B C"],
+        ids: Int[Array, "B N"],
+        guidance: Float[Array, ""] | None,
+    ) -> Float[Array, "B N K"]:
+        """The logits of prefixes and ids, led away from those of the null; None for no guidance."""
+        if guidance is None:
+            return logits(prefix, ids)
+        null = jnp.broadcast_to(jnp.asarray(self.condition.null(self.pictures)), prefix.shape)
+        return guided_logits(logits(jnp.concatenate([prefix, null]), jnp.concatenate([ids, ids])), guidance)
 
     def check_guidance(self, guidance: float) -> None:
         """Raise InputError where there can be no guidance of this scale."""
@@ -225,10 +241,15 @@ class SecondStage(Task):
     # ------------------------------------------------------------------ what people look at
 
     def validate(self, parts: Parts) -> dict[str, float]:
-        """The loss of 512 held-out pictures at most, in nats for each id."""
+        """The loss of 512 held-out pictures at most, in nats for each id that is scored."""
         rows = stacked(islice(self.fixed_rows("test"), VALIDATED))
-        losses = by_rows(partial(_losses, self), parts, rows, np.arange(len(rows["prefix"])))
-        return {"validation_loss": float(losses.mean())}
+        count = len(rows["prefix"])
+
+        def losses(index, *arrays):
+            return by_rows(partial(_losses, self), parts, dict(zip(rows, arrays, strict=True)), index)
+
+        found = in_blocks(losses, np.arange(count), *rows.values(), size=min(64, count))
+        return {"validation_loss": float(found.mean())}
 
     def request(self, door: Door) -> Request:
         """Samples, figures of samples, or a grid of four rows with a column for each of up to ten wishes."""

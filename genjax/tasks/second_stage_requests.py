@@ -14,7 +14,7 @@ from genjax.runs.parts import Parts
 from genjax.tasks.caption_figures import caption_figures
 from genjax.tasks.denoising_requests import in_turn
 from genjax.tasks.image_evaluation import image_figures
-from genjax.tasks.token_sampling import AutoregressiveSampler, MaskedSampler
+from genjax.tasks.token_sampling import CodeSampler
 from genjax.tasks.tokeniser_requests import JudgeReconstructions
 
 __all__ = [
@@ -45,7 +45,7 @@ def request(task: Any, door: Door) -> Request:
 class _Drawing:
     """Options that samples and their evaluation share."""
 
-    sampler: AutoregressiveSampler | MaskedSampler
+    sampler: CodeSampler
     """How ids are drawn."""
     seed: int = 0
     """Seed of the draws; sample i depends on the seed, i and what it is to show alone."""
@@ -57,6 +57,13 @@ class _Drawing:
         if kinds[0] != kinds[1]:
             raise InputError(f"--sampler of this run is {kinds[0]}, not {kinds[1]}")
         task.check_sampler(self.sampler)
+
+    def check_size(self, task: Any) -> None:
+        """Raise InputError where samples are not of the size of the real pictures that they are compared with."""
+        if getattr(self.sampler, "grid", None) not in (None, tuple(task.tokeniser.id_shape[:2])):
+            raise InputError(
+                "--sampler.grid makes pictures of another size than the real ones that they are measured by"
+            )
 
     def draw(self, task: Any, parts: Parts, words: list[str]) -> np.ndarray:
         """The pictures of the words."""
@@ -140,6 +147,7 @@ class JudgeCodes(_Drawing):
         if self.num < 2:
             raise InputError(f"--num is the number of samples, at least 2 for a covariance, not {self.num}")
         self.check_drawing(task)
+        self.check_size(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, labels = in_turn(task.condition.wishes(task.pictures), self.num)
@@ -162,6 +170,7 @@ class JudgeCodesOfCaptions(_Drawing):
         if self.num < 2 or self.judge_steps < 1:
             raise InputError(f"--num is at least 2 and --judge_steps at least 1, not {self.num} and {self.judge_steps}")
         self.check_drawing(task)
+        self.check_size(task)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         def draw(prompts: list[str]) -> np.ndarray:

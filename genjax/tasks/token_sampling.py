@@ -1,12 +1,29 @@
 """How second stages draw ids: what the config and the command line say of it."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from genjax.errors import InputError
 from genjax.language.decoding import Filters, TokenSampler
 
-__all__ = ["AutoregressiveSampler", "MaskedSampler"]
+__all__ = ["AutoregressiveSampler", "CodeSampler", "MaskedSampler"]
+
+
+@runtime_checkable
+class CodeSampler(Protocol):
+    """A kind of sampler."""
+
+    guidance: float
+    """Scale of classifier-free guidance; 1 is none."""
+
+    def program(self) -> Self:
+        """The same for all samplers that one compiled program serves: with their `numbers`."""
+
+    def numbers(self) -> dict[str, float]:
+        """What a program is given anew each time."""
+
+    def told(self, task: Any) -> str:
+        """How samples were drawn, in words."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +32,11 @@ class _CodeSampler(Filters):
 
     guidance: float = 1.0
     """Scale of classifier-free guidance of the logits; 1 is none, and costs half."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.guidance < float("inf"):
+            raise InputError(f"guidance is a number from 0, not {self.guidance}")
 
     @property
     def leads(self) -> bool:
@@ -49,9 +71,10 @@ class AutoregressiveSampler(_CodeSampler):
 
     def told(self, task: Any) -> str:
         """How samples were drawn, in words."""
-        return f"{task.ids} ids one after the other, {self.filters_told()}" + (
-            "" if self.grid is None else f", {self.grid[0]}x{self.grid[1]} of them through a window"
-        )
+        if self.grid is None:
+            return f"{task.ids} ids one after the other, {self.filters_told()}"
+        rows, columns = self.grid
+        return f"{rows}x{columns} ids one after the other through a window, {self.filters_told()}"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ def restored_state(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The state of the newest readable checkpoint and its record; None when there is no checkpoint.
 
-    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those of the run.
+    Raises InputError when no checkpoint can be read, or when the parts that hold still are not those of the run, or not
+    what its sources take for theirs.
     """
     template = abstract_state(task, mesh)
     restored = checkpoints.restore(to_trees(template))
@@ -77,6 +78,8 @@ def restored_state(
         return None
     recorded = restored.record["fixed"]
     held = {} if recorded is None else read_fixed(directory, recorded)
+    for name, source in task.sources().items():
+        source.check(held[name])
     fixed = jax.device_put(held, state_shardings(mesh, held))
     return from_trees(restored.trees, fixed, averaged=template.ema is not None), restored.record
 

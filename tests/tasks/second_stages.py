@@ -16,8 +16,8 @@ SUM = FirstStage(path="none", model=MODEL, bottleneck=Residual(VQ(size=5, width=
 COMMON = dict(data=Digits(), train=Train(steps=2, batch_size=4, ema_decay=None))
 SIZES = dict(width=8, depth=1, num_heads=2)
 
-AR = Autoregressive(first_stage=ONE, model=GPT(vocabulary=6 + 11, positions=17, **SIZES), **COMMON)
-AR_SUM = Autoregressive(first_stage=SUM, model=GPT(vocabulary=10 + 11, positions=33, **SIZES), **COMMON)
+AR = Autoregressive(first_stage=ONE, model=GPT(vocabulary=6 + 11, positions=16, **SIZES), **COMMON)
+AR_SUM = Autoregressive(first_stage=SUM, model=GPT(vocabulary=10 + 11, positions=32, **SIZES), **COMMON)
 MASKED = MaskedGeneration(first_stage=ONE, model=GPT(vocabulary=6 + 12, positions=17, causal=False, **SIZES), **COMMON)
 MASKED_SUM = MaskedGeneration(
     first_stage=SUM, model=GPT(vocabulary=10 + 12, positions=33, causal=False, **SIZES), **COMMON

@@ -1,6 +1,6 @@
 """Laws of the autoregressive second stage: each id by those before it, drawn as it was scored."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from genjax.errors import InputError
 from genjax.language.logits_guidance import guided_logits
 from genjax.models.decoder import Decoder
 from genjax.parallel.rules import unbox
+from genjax.runs.parts import Parts
+from genjax.tasks.autoregressive import Autoregressive
 from genjax.tasks.token_conditions import StartToken
 from genjax.tasks.token_sampling import AutoregressiveSampler
 from tests.tasks.second_stages import AR, AR_SUM
@@ -92,7 +94,7 @@ def test_a_sample_depends_on_the_seed_its_number_and_its_words_alone(parts, name
 
 
 def test_corruption_changes_what_is_read_in_training_alone_and_never_what_is_wanted(parts):
-    corrupted = replace(AR, corruption=0.5)
+    corrupted = replace(AR, corruption=0.1)
     ids, prefix, keys = jnp.zeros((2, 16), jnp.int32), jnp.array([[1], [2]]), jax.random.split(jax.random.key(0))
     plain = AR.losses(parts("gpt"), prefix, ids, keys)
     np.testing.assert_array_equal(corrupted.losses(parts("gpt"), prefix, ids, keys, training=False), plain)
@@ -103,6 +105,34 @@ def test_corruption_changes_what_is_read_in_training_alone_and_never_what_is_wan
     sure["model"]["norm"] = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), sure["model"]["norm"])
     wanted = corrupted.losses(parts("gpt")._replace(trained=sure), prefix, ids, keys)
     np.testing.assert_allclose(wanted, 0, atol=1e-5)
+
+
+class Watched(Autoregressive):
+    """Keeps what it was shown."""
+
+    def logits(self, trained, prefix, ids):
+        SHOWN.append(np.asarray(ids))
+        return jnp.zeros((*ids.shape, self.size))
+
+
+SHOWN = []
+
+
+def test_as_many_ids_are_corrupted_as_it_says():
+    task = Watched(**{each.name: getattr(AR, each.name) for each in fields(AR)} | {"corruption": 0.1})
+    count = 4000
+    ids, keys = jnp.zeros((count, 16), jnp.int32), jax.random.split(jax.random.key(0), count)
+    task.losses(Parts({}), jnp.zeros((count, 1), jnp.int32), ids, keys)
+    changed = 0.1 * 5 / 6  # one of six draws is the id that was there
+    assert abs((SHOWN[-1] != 0).mean() - changed) < 4 * np.sqrt(changed * (1 - changed) / ids.size)
+
+
+def test_it_computes_in_the_precision_of_the_run_and_scores_in_float32(parts):
+    coarse = replace(AR, train=replace(AR.train, precision="bf16"))
+    ids, prefix = jax.random.randint(jax.random.key(2), (2, 16), 0, 6), jnp.array([[1], [10]])
+    fine, rough = (task.logits(parts("gpt").trained, prefix, ids) for task in (AR, coarse))
+    assert rough.dtype == jnp.float32
+    assert 1e-4 < np.abs(fine - rough).max() < 0.2
 
 
 @pytest.mark.parametrize(
@@ -127,7 +157,7 @@ def test_a_sampler_that_does_not_fit_is_refused(task, sampler, sentence):
             {"model": replace(AR.model, vocabulary=18)},
             "model.vocabulary is 18, and 17 tokens are there: 6 of codes, 11",
         ),
-        ({"model": replace(AR.model, positions=16)}, "a row of 17 tokens is longer than the 16 positions"),
+        ({"model": replace(AR.model, positions=15)}, "a row of 16 tokens is longer than the 15 positions"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(change, sentence):

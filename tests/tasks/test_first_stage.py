@@ -1,5 +1,6 @@
 """Laws of first stages: the weights of a run and no others, and codes that they have written."""
 
+import shutil
 from dataclasses import replace
 
 import chex
@@ -14,10 +15,11 @@ from genjax.interop.trees import write_tree
 from genjax.parallel.rules import unbox
 from genjax.quantisation.posterior import Posterior
 from genjax.quantisation.vector import VQ
-from genjax.runs.weights import write_part
+from genjax.runs.weights import read_weights, write_part
 from genjax.tasks.first_stage import FirstStage
 from genjax.tasks.gan import GAN
 from genjax.tasks.tokeniser_requests import CodesFolder
+from genjax.training.loop import fit
 from tests.tasks.second_stages import AR, ONE, SUM
 
 DATA = Digits()
@@ -110,6 +112,36 @@ def test_codes_of_another_first_stage_are_refused(run, codes, tmp_path):
     stage = replace(ONE, path=str(tmp_path / "first.safetensors"))
     with pytest.raises(InputError, match="were written by another first stage than .*: write them again"):
         stage.source(Codes(codes, of=DATA)).read()
+
+
+def test_a_run_on_codes_goes_on_with_those_codes_alone_and_is_sampled_without_any(run, codes, tmp_path):
+    """Neither the folder of codes nor the first stage's run is there any more."""
+    folder, first = tmp_path / "codes", tmp_path / "first"
+    shutil.copytree(codes, folder)
+    shutil.copytree(run[0], first)
+    every = {"train.steps": 1, "train.log_every": 1, "checkpoint.every": 1, "train.validate_every": 9}
+    stage = replace(ONE, path=str(first))
+    task = config.override(replace(AR, first_stage=stage, data=Codes(str(folder), of=DATA)), every)
+    fit(task, tmp_path / "run")
+    other = jax.device_get(unbox(jax.jit(ONE.tokeniser(DATA).init)(jax.random.key(4))))
+    (tmp_path / "other").mkdir()
+    CodesFolder(ONE.tokeniser(DATA), other).write(tmp_path / "other")
+    foreign = config.override(task, {"data.path": str(tmp_path / "other"), "train.steps": 2})
+    with pytest.raises(InputError, match="were written by another first stage than"):
+        fit(foreign, tmp_path / "run")
+    shutil.rmtree(folder)
+    shutil.rmtree(first)
+    alone = config.read(tmp_path / "run" / "config.json")
+    parts, step = read_weights(tmp_path / "run", alone)
+    assert step == 1
+    (drawn,) = alone.request("sample")(alone, parts)
+    assert drawn.images.shape == (16, 8, 8, 1)
+
+
+def test_another_precision_than_the_runs_is_refused(run):
+    with pytest.raises(InputError, match="first_stage.precision is bf16, and the run .* has fp32"):
+        replace(at(run), precision="bf16").source(DATA).read()
+    assert replace(ONE, precision="bf16").tokeniser(DATA).train.precision == "bf16"
 
 
 def test_codes_of_another_shape_are_refused(codes):

@@ -85,6 +85,15 @@ def test_a_guidance_of_almost_one_is_none_and_more_leads_elsewhere(parts):
     assert (drawn(1.0) != drawn(6.0)).any()
 
 
+def test_noise_in_the_choice_of_places_and_filters_reach_what_is_drawn(parts):
+    def drawn(**options):
+        return MASKED.draw(parts["one"], WORDS, seed=0, sampler=MaskedSampler(steps=4, **options))
+
+    assert (drawn(choice_temperature=0.0) != drawn(choice_temperature=50.0)).any()
+    np.testing.assert_array_equal(drawn(top_k=1), drawn(temperature=0.0))
+    assert (drawn(top_k=1) != drawn()).any()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -1,6 +1,6 @@
 """Laws of second stages, whatever draws: tokens of one table, conditions that are dropped, a first stage that stays."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import chex
 import jax
@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.data import Digits
 from genjax.errors import InputError
 from genjax.parallel.rules import unbox
 from genjax.quantisation.posterior import Posterior
 from genjax.tasks import second_stage
+from genjax.tasks.autoregressive import Autoregressive
 from genjax.tasks.first_stage import FirstStage
-from genjax.tasks.token_conditions import ClassToken, StartToken
+from genjax.tasks.token_conditions import CaptionTokens, ClassToken, StartToken
 from tests.tasks.second_stages import AR, AR_SUM, MASKED, MASKED_SUM
 
 TASKS = {"ar": AR, "ar residual": AR_SUM, "masked": MASKED, "masked residual": MASKED_SUM}
@@ -99,6 +101,63 @@ def test_guidance_of_a_condition_that_is_never_dropped_and_a_first_stage_without
     continuous = FirstStage(path="none", model=model, bottleneck=Posterior())
     with pytest.raises(InputError, match="Autoregressive draws ids, and a first stage of Posterior has none"):
         replace(AR, first_stage=continuous).check()
+
+
+class Watched(Autoregressive):
+    """Keeps the keys that it was given."""
+
+    def losses(self, parts, prefix, ids, keys, *, training=True):
+        GIVEN.append((np.asarray(jax.random.key_data(keys)), training))
+        return jnp.arange(len(ids), dtype=jnp.float32)
+
+
+GIVEN = []
+
+
+def test_conditions_are_dropped_by_other_keys_than_the_loss_draws_with(parts, monkeypatch):
+    task = Watched(**{each.name: getattr(AR, each.name) for each in fields(AR)})
+    used, bernoulli = [], jax.random.bernoulli
+
+    def watched(key, **options):
+        jax.debug.callback(lambda data: used.append(np.asarray(data)), jax.random.key_data(key))
+        return bernoulli(key, **options)
+
+    monkeypatch.setattr(jax.random, "bernoulli", watched)
+    task.loss(parts("ar"), batch_of(AR), jax.random.split(jax.random.key(0), 4), {"rows": 4.0})
+    jax.effects_barrier()
+    dropped, drawn = {tuple(key) for key in used}, {tuple(key) for key in GIVEN[-1][0]}
+    assert len(dropped) == len(drawn) == 4
+    assert not dropped & drawn
+
+
+def test_validation_is_the_mean_over_held_out_pictures_without_what_is_for_training_alone(parts):
+    task = Watched(**{each.name: getattr(AR, each.name) for each in fields(AR)})
+    with jax.disable_jit():
+        found = task.validate(parts("ar"))
+    assert not GIVEN[-1][1]
+    np.testing.assert_allclose(found["validation_loss"], 31.5)  # of 0 to 63 in each block of 64
+    rows = [task.prepare(task.data.source("test")[i], np.random.default_rng(0)) for i in range(3)]
+    few = replace(AR, data=Few())
+    batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+    by_hand = AR.losses(
+        parts("ar"), batch["prefix"], AR.ids_of(parts("ar"), batch), jax.random.split(jax.random.key(0), 3)
+    )
+    np.testing.assert_allclose(few.validate(parts("ar"))["validation_loss"], by_hand.mean(), rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Few(Digits):
+    """Three held-out digits."""
+
+    def source(self, split):
+        return [super(Few, self).source(split)[i] for i in range(3)]
+
+
+@pytest.mark.parametrize("change", [{"words": 1}])
+def test_a_caption_of_the_data_that_is_too_long_is_refused_before_it_trains(change):
+    condition = CaptionTokens(rows=8, **change)
+    with pytest.raises(InputError, match="this text encoder takes at most 1"):
+        replace(AR, condition=condition, model=replace(AR.model, vocabulary=6 + 16, positions=20)).check()
 
 
 @pytest.mark.parametrize("name", ["ar", "masked"])

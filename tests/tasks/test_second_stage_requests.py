@@ -57,6 +57,8 @@ def test_figures_are_of_both_stages(parts):
         (DrawCodes(sampler=MaskedSampler()), "--sampler of this run is AutoregressiveSampler, not MaskedSampler"),
         (DrawCodesOfClass(sampler=AR.sampler, label="ten"), "there is no class 'ten'"),
         (DrawCodes(sampler=AutoregressiveSampler(grid=(1, 1))), "sampler.grid is 1x1 ids"),
+        (JudgeCodes(sampler=AutoregressiveSampler(grid=(5, 6))), "another size than the real ones"),
+        (JudgeCodesOfCaptions(sampler=AutoregressiveSampler(grid=(5, 6))), "another size than the real ones"),
         (JudgeCodes(sampler=AR.sampler, num=1), "at least 2 for a covariance"),
         (JudgeCodesOfCaptions(sampler=AR.sampler, judge_steps=0), "--judge_steps at least 1"),
     ],

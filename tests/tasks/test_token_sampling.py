@@ -22,6 +22,13 @@ def test_steps_and_noise_that_cannot_be_are_refused(field, value):
         MaskedSampler(**{field: value})
 
 
+@pytest.mark.parametrize("kind", [AutoregressiveSampler, MaskedSampler])
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), -1.0])
+def test_a_guidance_that_is_no_scale_is_refused(kind, guidance):
+    with pytest.raises(InputError, match="guidance is a number from 0"):
+        kind(guidance=guidance)
+
+
 def test_one_program_serves_every_guidance_but_none_and_every_noise():
     led = [MaskedSampler(guidance=w, choice_temperature=tau) for w, tau in ((1.5, 4.5), (3.0, 0.0))]
     assert led[0].program() == led[1].program() != MaskedSampler().program()
