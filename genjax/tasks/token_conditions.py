@@ -5,9 +5,9 @@
     CaptionTokens   two tokens for each word, and padding             the empty caption
     StartToken      one token                                         the same
 
-A class is told by an id of the same table as the codes, behind theirs, as in MaskGIT (in taming-transformers classes and
-codes share their ids). What can be asked for is said in words, as of every condition (conditions.py). The null replaces a
-condition now and then in training, so that the same network serves classifier-free guidance.
+A class is told by an id of the same table as the codes, behind theirs, as in MaskGIT (in taming-transformers classes
+and codes share their ids). What can be asked for is said in words, as of every condition (conditions.py). The null
+replaces a condition now and then in training, so that the same network serves classifier-free guidance.
 """
 
 from collections.abc import Sequence
