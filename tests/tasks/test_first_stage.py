@@ -114,6 +114,7 @@ def test_codes_of_another_first_stage_are_refused(run, codes, tmp_path):
         stage.source(Codes(codes, of=DATA)).read()
 
 
+@pytest.mark.slow
 def test_a_run_on_codes_goes_on_with_those_codes_alone_and_is_sampled_without_any(run, codes, tmp_path):
     """Neither the folder of codes nor the first stage's run is there any more."""
     folder, first = tmp_path / "codes", tmp_path / "first"
