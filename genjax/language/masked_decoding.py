@@ -77,16 +77,12 @@ def reveal(
         surest_last = _ranks(jnp.where(known == MASKED, likely + noise, jnp.inf))
         return tokens, jnp.where(surest_last < count, MASKED, tokens)
 
-    def step(known, t):
-        tokens, known = jax.vmap(of_row, (0, 0, 0, None, None))(network(known), known, keys, counts[t], t)
-        return known, tokens
-
-    def body(t, state):
-        known, _ = state
-        return step(known, t)
+    def step(t, state):
+        _, known = state
+        return jax.vmap(of_row, (0, 0, 0, None, None))(network(known), known, keys, counts[t], t)
 
     fresh = jnp.full((len(keys), places), MASKED, jnp.int32)
-    return jax.lax.fori_loop(0, steps, body, (fresh, fresh))[1]
+    return jax.lax.fori_loop(0, steps, step, (fresh, fresh))[0]
 
 
 def _ranks(values: Float[Array, " N"]) -> Int[Array, " N"]:

@@ -2,7 +2,7 @@
 
 At each place the network sees the window around it, as a picture of its own: the place lies in the middle of the
 window, but near the borders, where the window stays within the picture (Esser et al. 2021, arXiv:2012.09841, section
-3.3, and figure 3). It is drawn so, not trained so. A picture of the window's size is drawn as without a window.
+3.2, and figure 3). It is drawn so, not trained so. A picture of the window's size is drawn as without a window.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
     loss = - (1/N) sum_i log p(id_i | prefix, id_1 .. id_{i-1})
 
-(Esser et al. 2021, arXiv:2012.09841, equation 9.) The network is the transformer of GPT-2, as in taming-transformers,
+(Esser et al. 2021, arXiv:2012.09841, section 3.2.) The network is the transformer of GPT-2, as in taming-transformers,
 or that of Llama, as in LlamaGen (Sun et al. 2024, arXiv:2406.06525), whose positions however are of two dimensions.
 """
 

@@ -50,7 +50,7 @@ def test_ids_of_each_level_and_the_condition_have_tokens_of_their_own():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_only_the_second_stage_learns(parts, name):
+def test_all_that_is_trained_is_the_network_and_it_has_gradients(parts, name):
     task, batch = TASKS[name], batch_of(TASKS[name])
     keys = jax.random.split(jax.random.key(0), 4)
 
