@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genjax import config
-from genjax.parallel.compilation import keep_compiled
+from genjax.parallel.compilation import convolve_by_xla, keep_compiled
 from genjax.runs.asked import asked, show_runs, writable
 from genjax.runs.outputs import say
 from genjax.runs.weights import read_weights
@@ -30,6 +30,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> None:
+    convolve_by_xla()
     console = Console()
     if "--list" in argv:
         show_runs(console)

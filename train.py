@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genjax import config
-from genjax.parallel.compilation import keep_compiled
+from genjax.parallel.compilation import convolve_by_xla, keep_compiled
 from genjax.training.loop import fit
 
 
@@ -22,6 +22,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> None:
+    convolve_by_xla()
     options, task, name = config.parse_with_config(argv, Options())
     keep_compiled(options.compile_cache)
     fit(task, Path(options.workdir or f"runs/{name}"))

@@ -17,8 +17,12 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from genjax.parallel.compilation import convolve_by_xla
+
 PACKAGES = ("jax", "jaxlib", "torch", "diffusers", "triton", "jax-triton")
 """Whose versions stand beside a result, where they are installed."""
+
+convolve_by_xla()  # as at the front doors
 
 LOAD_AT_START = os.getloadavg()[0]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genjax import config
-from genjax.parallel.compilation import keep_compiled
+from genjax.parallel.compilation import convolve_by_xla, keep_compiled
 from genjax.runs.asked import asked, writable
 from genjax.runs.directory import is_shipped
 from genjax.runs.outputs import Numbers, say
@@ -32,6 +32,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> None:
     """Measure, show and write, as the words on the command line ask."""
+    convolve_by_xla()
     options, found, task, request = asked("evaluate", argv, Options())
     keep_compiled(options.compile_cache)
     parts, step = read_weights(found.directory, task)
