@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,13 +67,18 @@ class Denoising(Task):
     sampler: Sampler = field(default=Sampler(), metadata=FREE)
     data: LabelledImages = Images()
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what is noised."""
+        return self.data.image_shape
+
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
         if not self.time_shift > 0:
             raise InputError(f"time_shift is positive, not {self.time_shift}")
-        channels = self.data.image_shape[-1]
+        channels = self.shape[-1]
         if channels != self.model.channels:
-            raise InputError(f"model.channels is {self.model.channels}, and the images of the data have {channels}")
+            raise InputError(f"model.channels is {self.model.channels}, and what is noised has {channels}")
         self.condition.check(self.data, self.model)
         if self._seen_nothing().t.ndim > 1 and not getattr(self.model, "intervals", False):
             kinds = type(self.prediction).__name__, type(self.model).__name__
@@ -89,18 +95,18 @@ class Denoising(Task):
             kinds = type(self.model).__name__, type(self.condition).__name__
             raise InputError(f"{kinds[0]} does not take what a condition of {kinds[1]} gives it: {error}") from None
         shape = jax.eval_shape(self._denoised_nothing, unbox(jax.eval_shape(self.init, jax.random.key(0)))).shape
-        if shape[1:] != self.data.image_shape:
+        if shape[1:] != self.shape:
             kind = type(self.prediction).__name__
             raise InputError(
-                f"the network's output is of shape {shape[1:]} where {kind} of images of {self.data.image_shape} has"
+                f"the network's output is of shape {shape[1:]} where {kind} of images of {self.shape} has"
                 " theirs; a network that learns its variance goes with LearnedVariance"
             )
 
     def _seen_nothing(self) -> Inputs:
-        return self.prediction.inputs(self.process, jnp.zeros((1, *self.data.image_shape)), jnp.ones(1))
+        return self.prediction.inputs(self.process, jnp.zeros((1, *self.shape)), jnp.ones(1))
 
     def _denoised_nothing(self, parts: Parts) -> Float[Array, "1 H W C"]:
-        x, t = jnp.zeros((1, *self.data.image_shape)), jnp.ones(1)
+        x, t = jnp.zeros((1, *self.shape)), jnp.ones(1)
         condition = self.encode(parts.trained, self.condition.null(self.data))
         output = self.predict(parts.trained, *self._seen_nothing(), condition)
         return self.prediction.denoised(self.process, output, x, t).x_0
@@ -126,7 +132,7 @@ class Denoising(Task):
 
     def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
         """The denoising loss, at one time and noise per sample."""
-        x_0 = self.space.to_x_0(batch["image"])
+        x_0 = self.x_0(parts, batch)
         time_keys, noise_keys, drop_keys = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
         t = shifted(self.times.quantile(self.draws(time_keys), self.process), self.time_shift)
         eps = self.coupling.eps(noise_keys, batch, x_0.shape[1:])
@@ -142,6 +148,10 @@ class Denoising(Task):
         condition = self.encode(parts.trained, rows)
         losses = self.losses(parts.trained, x_0, condition, eps, t, more_keys, dropout_keys=dropout_keys)
         return Sums({"loss": losses.sum() / totals["rows"]})
+
+    def x_0(self, parts: Parts, batch: dict[str, Array]) -> Float[Array, "B H W C"]:
+        """What is noised, of rows of a batch."""
+        return self.space.to_x_0(batch["image"])
 
     def losses(
         self,
@@ -221,6 +231,10 @@ class Denoising(Task):
             batch_size=batch_size,
         )
 
+    def pictures(self, parts: Parts, words: Sequence[str], **how: Any) -> Float[np.ndarray, "... N H W C"]:
+        """Samples as people see them, and as they are judged; options as those of `sample`."""
+        return self.sample(parts.trained, words, **how)
+
     def noise(self, seed: int, number: int, sampler: Sampler | None = None) -> Float[np.ndarray, "N H W C"]:
         """What the first samples of a seed begin at."""
         return sampling.noise(self, seed, number, sampler or self.sampler)
@@ -237,7 +251,7 @@ class Denoising(Task):
         `validation_loss/t=0.4375` and so on; at the centres of eight strata, of 256 held-out images at most.
         """
         rows = stacked(islice(self.fixed_rows("test"), 256))
-        losses = by_rows(partial(_stratum_losses, self), parts.trained, rows)
+        losses = by_rows(partial(_stratum_losses, self), parts, rows)
         names = [f"validation_loss/t={t:.4f}" for t in STRATA]
         return dict(zip(names, map(float, losses), strict=True)) | {"validation_loss": float(losses.mean())}
 
@@ -251,13 +265,13 @@ def _per_sample(draw, keys, *args):
 
 
 @partial(jax.jit, static_argnums=0)
-def _stratum_losses(task: Denoising, trained, rows):
+def _stratum_losses(task: Denoising, parts, rows):
     """The mean loss at each stratum, with the same noise for the same image in all of them."""
-    x_0 = task.space.to_x_0(rows["image"])
-    condition = task.encode(trained, rows)
+    x_0 = task.x_0(parts, rows)
+    condition = task.encode(parts.trained, rows)
     eps = task.coupling.eps(row_keys(0, jnp.arange(len(x_0))), rows, x_0.shape[1:])
 
     def at(t):
-        return task.losses(trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()
+        return task.losses(parts.trained, x_0, condition, eps, jnp.full(len(x_0), t)).mean()
 
     return jax.lax.map(at, jnp.asarray(STRATA, jnp.float32))

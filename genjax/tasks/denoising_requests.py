@@ -228,8 +228,8 @@ class DrawImages(Drawing):
             return
         began = time.perf_counter()
         classes = self.classes(task)
-        states = task.sample(
-            parts.trained,
+        states = task.pictures(
+            parts,
             words,
             seed=self.seed,
             sampler=sampler,
@@ -312,7 +312,7 @@ class DrawPreview:
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         wishes = [words[0] for words in task.condition.wishes(task.data)[:10]]
         words = wishes * 4 if len(wishes) > 1 else wishes * 40
-        yield Images(task.sample(parts.trained, words, seed=0), words, columns=len(words) // 4)
+        yield Images(task.pictures(parts, words, seed=0), words, columns=len(words) // 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +343,7 @@ class JudgeImages(Drawing):
         if self.classifier is not None:
             labels, asked = np.arange(self.num) % len(task.data.class_names), True
         leads = {"guide": self.guide(task, labels), "worse": self.led(task)}
-        samples = task.sample(parts.trained, words, seed=self.seed, sampler=self.sampler(task), **leads)
+        samples = task.pictures(parts, words, seed=self.seed, sampler=self.sampler(task), **leads)
         figures = image_figures(real(task.data), samples, labels if asked else None)
         if self.likelihood:
             figures |= likelihood_figures(task, parts.trained, self.likelihood, seed=self.seed)
@@ -371,7 +371,7 @@ class JudgeCaptions(Drawing):
         sampler, worse = self.sampler(task), self.led(task)
 
         def draw(prompts: list[str]) -> np.ndarray:
-            return task.sample(parts.trained, prompts, seed=self.seed, sampler=sampler, worse=worse)
+            return task.pictures(parts, prompts, seed=self.seed, sampler=sampler, worse=worse)
 
         figures = caption_figures(task.data, draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))

@@ -112,7 +112,7 @@ def check_worse(task: Any, worse: Any, sampler: Sampler) -> None:
         ("process", lambda system: system.process),
         ("space", lambda system: system.space),
         ("kind of condition and classes", told),
-        ("shape of images", lambda system: system.data.image_shape),
+        ("shape of what is noised", lambda system: system.shape),
     ):
         if of(task) != of(worse):
             raise InputError(f"a worse run has the {part} of the run, {of(task)}, and this one has {of(worse)}")
@@ -135,10 +135,8 @@ def check(task: Any, sampler: Sampler, start: Start | None = None, rows: int | N
         return
     times = start.times(times)
     shape = start.images.shape[1:]
-    if shape != task.data.image_shape:
-        raise InputError(
-            f"the image to start from is of shape {shape}, and those of the run are of {task.data.image_shape}"
-        )
+    if shape != task.shape:
+        raise InputError(f"the image to start from is of shape {shape}, and those of the run are of {task.shape}")
     if rows is not None and len(start.images) not in (1, rows):
         raise InputError(f"{rows} samples start from one image, or from one each, not from {len(start.images)}")
     if start.inverted:
@@ -177,7 +175,7 @@ def sample(
     bound = -(-sampler.steps // STEPS) * STEPS
     if start is not None:
         times = start.times(times)
-        rows["start"] = np.broadcast_to(start.images, (len(words), *task.data.image_shape)).astype(np.float32)
+        rows["start"] = np.broadcast_to(start.images, (len(words), *task.shape)).astype(np.float32)
     steps = len(times) - 1
     way = _Way(task, sampler.solver, trajectory, clip_denoised=sampler.clip_denoised)
     given = {"seed": seed, "times": padded(times, bound), "steps": steps}
@@ -219,7 +217,7 @@ def _normal(keys: Key[Array, " B"], shape: tuple[int, ...]) -> Float[Array, "B *
 
 def _noise(task: Any, keys: Key[Array, " B"], t: Float[Array, ""]) -> Float[Array, "B H W C"]:
     """Where samples begin at time t."""
-    return prior_std(task.process, t) * _normal(keys, task.data.image_shape)
+    return prior_std(task.process, t) * _normal(keys, task.shape)
 
 
 class _Way(NamedTuple):
@@ -251,7 +249,7 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
 
         def guided(t):
             scale = jnp.where((t >= low) & (t <= high), guidance, 1.0)
-            channels = task.data.image_shape[-1]  # of a network that learns its variance, the first half
+            channels = task.shape[-1]  # of a network that learns its variance, the first half
             options = {"rescale": way.rescale, "guided_channels": channels}
             return classifier_free_guidance(predict, untold, scale[:, None, None, None], **options)
 

@@ -98,7 +98,7 @@ def test_a_system_that_knows_other_paths_or_classes_or_sizes_is_refused(task):
         "has the space of the run, Pixels": (task, replace(task, space=Latents())),
         "has the kind of condition and classes of the run, .'prompt',": (task, by_class),
         "and this one has .'label', .'eins'": (by_class, replace(by_class, data=Named(("eins",)))),
-        "has the shape of images of the run, .8, 8, 1.,": (task, replace(task, data=Named((), (16, 16, 1)))),
+        "has the shape of what is noised of the run, .8, 8, 1.,": (task, replace(task, data=Named((), (16, 16, 1)))),
         "the worse run does not fit: Eps needs some data": (task, replace(task, prediction=Eps())),
     }
     for sentence, (one, other) in others.items():
