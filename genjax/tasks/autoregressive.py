@@ -23,7 +23,7 @@ from genjax.language.sliding_window import slide
 from genjax.models.decoder import Decoder
 from genjax.models.gpt import GPT
 from genjax.runs.parts import Parts
-from genjax.tasks.second_stage import SecondStage
+from genjax.tasks.discrete_second_stage import DiscreteSecondStage
 from genjax.tasks.token_sampling import AutoregressiveSampler
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE
@@ -32,7 +32,7 @@ __all__ = ["Autoregressive"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoregressive(SecondStage):
+class Autoregressive(DiscreteSecondStage):
     """A system that draws one id after the other."""
 
     model: GPT | Decoder

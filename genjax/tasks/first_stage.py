@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from genjax import config
 from genjax.data import LabelledImages, real
@@ -54,6 +54,25 @@ class FirstStage:
     def parts(self, held: PyTree[Array]) -> Parts:
         """Those of the tokeniser."""
         return Parts({"autoencoder": held["trained"]}, {}, {"quantiser": held.get("variables", {})})
+
+    def vectors(
+        self, held: PyTree[Array], batch: dict[str, Array], data: LabelledImages | Codes
+    ) -> Float[Array, "B h w D"]:
+        """The vectors of a batch of such data: what is on disk, or what the bottleneck sees of its pictures.
+
+        Of a Gaussian posterior its means.
+        """
+        if "codes" in batch:
+            return batch["codes"]
+        tokeniser = self.tokeniser(data)
+        said = tokeniser.encode(self.parts(held), batch["image"])
+        return said if tokeniser.is_discrete else self.bottleneck.mean(said)
+
+    def check_vectors(self, data: LabelledImages | Codes) -> None:
+        """Raise InputError where there are no vectors of this data."""
+        if isinstance(data, Codes) and self.tokeniser(data).is_discrete:
+            kind = type(self.bottleneck).__name__
+            raise InputError(f"the codes of data.path are ids of {kind}, and vectors are denoised: take its pictures")
 
     def check(self, data: LabelledImages | Codes) -> None:
         """Raise InputError where it cannot be the first stage of this data."""

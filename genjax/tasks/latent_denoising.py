@@ -50,9 +50,7 @@ class LatentDenoising(Denoising):
         self.first_stage.check(self.data)
         if not isinstance(self.space, Latents):
             raise InputError(f"space is {type(self.space).__name__}, and what is drawn are codes: take Latents")
-        if isinstance(self.data, Codes) and self.tokeniser.is_discrete:
-            kind = type(self.first_stage.bottleneck).__name__
-            raise InputError(f"the codes of data.path are ids of {kind}, and vectors are denoised: take its pictures")
+        self.first_stage.check_vectors(self.data)
         self.sources()
         super().check()
 
@@ -70,12 +68,7 @@ class LatentDenoising(Denoising):
         return row | self.condition.row(example, rng, self.data)
 
     def x_0(self, parts: Parts, batch: dict[str, Array]) -> Float[Array, "B h w D"]:
-        if "codes" in batch:
-            return self.space.to_x_0(batch["codes"])
-        first = self.first_stage.parts(parts.fixed["first_stage"])
-        said = self.tokeniser.encode(first, batch["image"])
-        vectors = said if self.tokeniser.is_discrete else self.first_stage.bottleneck.mean(said)
-        return self.space.to_x_0(vectors)
+        return self.space.to_x_0(self.first_stage.vectors(parts.fixed["first_stage"], batch, self.data))
 
     def pictures(self, parts: Parts, words: Sequence[str], **how: Any) -> Float[np.ndarray, "... N H W C"]:
         codes = self.sample(parts.trained, words, **how)

@@ -18,7 +18,7 @@ from genjax.errors import InputError
 from genjax.language.masked_decoding import MASKED, draw_masks, masked_counts, reveal
 from genjax.models.gpt import GPT
 from genjax.runs.parts import Parts
-from genjax.tasks.second_stage import SecondStage
+from genjax.tasks.discrete_second_stage import DiscreteSecondStage
 from genjax.tasks.token_sampling import MaskedSampler
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE
@@ -27,7 +27,7 @@ __all__ = ["MaskedGeneration"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedGeneration(SecondStage):
+class MaskedGeneration(DiscreteSecondStage):
     """A system that draws all ids at once, and keeps the surest."""
 
     model: GPT

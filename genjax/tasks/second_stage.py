@@ -1,16 +1,17 @@
 """Second stages: systems that draw the codes of a tokeniser that holds still, and so pictures.
 
-    ids = first stage's codes of a picture,  h x w of Q each, in the order of reading, the Q of a place in turn
-    row = prefix of the condition, and then the ids
+    code = first stage's code of a picture, h x w places in the order of reading
+    row  = prefix of the condition, and then the code
 
-A network sees both as tokens of one table: id i of level q is token i + q K, and the tokens of the condition come after
-all of those. Data may be pictures, whose codes are found anew at each step, or `Codes`, which are on disk.
+Data may be pictures, whose codes are found anew at each step, or `Codes`, which are on disk. Codes are ids
+(discrete_second_stage.py) or vectors (masked_autoregressive.py); a latent that is denoised as a whole is no row, and
+has a system of its own (latent_denoising.py).
 
 (Esser et al. 2021, arXiv:2012.09841, section 3.2.)
 """
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -19,12 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from genjax.data import Codes, LabelledImages, in_blocks, real, stacked
 from genjax.errors import InputError
 from genjax.keys import row_keys
-from genjax.language.logits_guidance import guided_logits
 from genjax.parallel.rules import by_rows
 from genjax.runs.outputs import Door, Request
 from genjax.runs.parts import Parts
@@ -43,7 +43,7 @@ VALIDATED = 512
 
 @dataclass(frozen=True, kw_only=True)
 class SecondStage(Task):
-    """A system that draws ids; a subclass has the network `model` and the `sampler`, and says what is minimised."""
+    """A system that draws codes; a subclass has the network `model` and the `sampler`, and says what is minimised."""
 
     first_stage: FirstStage
     condition: TokenCondition = ClassToken()
@@ -62,55 +62,22 @@ class SecondStage(Task):
         return real(self.data)
 
     @property
-    def levels(self) -> int:
-        """Ids of a place."""
-        return self.tokeniser.levels
-
-    @property
-    def size(self) -> int:
-        """K: ids are in [0, K)."""
-        return self.first_stage.bottleneck.size
-
-    @property
-    def ids(self) -> int:
-        """Ids of a picture."""
-        return int(np.prod(self.tokeniser.id_shape))
-
-    @property
     def prefix_length(self) -> int:
         """C: tokens of the condition."""
         return len(self.condition.null(self.pictures))
 
-    @property
-    def row_length(self) -> int:
-        """Tokens that the network sees of a picture."""
-        return self.prefix_length + self.ids
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens of codes and of the condition."""
-        return self.levels * self.size + self.condition.vocabulary(self.pictures)
-
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
         self.first_stage.check(self.data)
-        if not self.tokeniser.is_discrete:
-            kind = type(self.first_stage.bottleneck).__name__
-            raise InputError(f"{type(self).__name__} draws ids, and a first stage of {kind} has none")
-        needed = self.vocabulary + self.further_tokens
-        if self.model.vocabulary != needed:
-            raise InputError(
-                f"model.vocabulary is {self.model.vocabulary}, and {needed} tokens are there: {self.levels * self.size}"
-                f" of codes, {self.condition.vocabulary(self.pictures)} of the condition"
-                + (f", {self.further_tokens} of a masked place" if self.further_tokens else "")
-            )
+        self.check_model()
         self.condition.asked([words for wish in self.condition.wishes(self.pictures) for words in wish], self.pictures)
         self.check_sampler(self.sampler)
         self.sources()
         super().check()
 
-    further_tokens = 0
-    """Tokens beside those of codes and of the condition."""
+    @abc.abstractmethod
+    def check_model(self) -> None:
+        """Raise InputError where the network does not fit the codes and the condition."""
 
     @abc.abstractmethod
     def check_sampler(self, sampler: Any) -> None:
@@ -124,9 +91,12 @@ class SecondStage(Task):
     def init(self, key: Key[Array, ""]) -> Parts:
         """Fresh parts; `trained` is {"model"}, `fixed` {"first_stage"}."""
         model_key, first_key = jax.random.split(key)
-        tokens = jnp.zeros((1, self.row_length), jnp.int32)
-        model = self.model.init(model_key, tokens)["params"]
-        return Parts({"model": model}, {"first_stage": self.first_stage.init(first_key, self.data)})
+        fixed = {"first_stage": self.first_stage.init(first_key, self.data)}
+        return Parts({"model": self.init_model(model_key)}, fixed)
+
+    @abc.abstractmethod
+    def init_model(self, key: Key[Array, ""]) -> PyTree[Array]:
+        """Fresh parameters of the network."""
 
     def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A picture or its code, and the prefix."""
@@ -134,48 +104,26 @@ class SecondStage(Task):
         return {name: example[name], "prefix": self.condition.prefix(example, rng, self.pictures)}
 
     def loss(self, parts: Parts, batch: dict[str, Array], keys: Key[Array, " B"], totals: PyTree[Array]) -> Sums:
-        """The mean loss of a picture, in nats for each of its ids."""
+        """The mean loss of a picture, for each of its places."""
         drop_keys, loss_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         dropped = jax.vmap(partial(jax.random.bernoulli, p=self.condition.dropout))(drop_keys)
         prefix = jnp.where(dropped[:, None], self.condition.null(self.pictures), batch["prefix"])
-        losses = self.losses(parts, prefix, self.ids_of(parts, batch), loss_keys)
+        losses = self.losses(parts, prefix, self.codes_of(parts, batch), loss_keys)
         return Sums({"loss": losses.sum() / totals["rows"]})
 
-    def ids_of(self, parts: Parts, batch: dict[str, Array]) -> Int[Array, "B N"]:
-        """The ids of each picture in their order."""
-        if "codes" in batch:
-            ids = batch["codes"]
-        else:
-            first = self.first_stage.parts(parts.fixed["first_stage"])
-            ids = self.tokeniser.code(first, self.tokeniser.encode(first, batch["image"])).ids
-        return ids.reshape(len(ids), -1).astype(jnp.int32)
+    @abc.abstractmethod
+    def codes_of(self, parts: Parts, batch: dict[str, Array]) -> Num[Array, "B N *D"]:
+        """The code of each picture, its places in their order."""
 
     @abc.abstractmethod
     def losses(
-        self, parts: Parts, prefix: Int[Array, "B C"], ids: Int[Array, "B N"], keys: Key[Array, " B"], *,
-        training: bool = True,
+        self, parts: Parts, prefix: Int[Array, "B C"], codes: Num[Array, "B N *D"], keys: Key[Array, " B"],
+        *, training: bool = True,
     ) -> Float[Array, " B"]:  # fmt: skip
-        """The loss of each row, in nats for each id; what is only for training's good is left out where it is not."""
+        """The loss of each row, for each place that is scored, of ids in nats.
 
-    # ------------------------------------------------------------------ tokens of one table
-
-    def tokens(self, ids: Int[Array, "*B N"], first: Int[Array, "*B"] | int = 0) -> Int[Array, "*B N"]:
-        """The tokens of ids, of which the first is number `first` of its picture."""
-        number = jnp.arange(ids.shape[-1]) + jnp.asarray(first)[..., None]
-        return ids + self.size * (number % self.levels)
-
-    def prefix_tokens(self, prefix: Int[Array, "*B C"]) -> Int[Array, "*B C"]:
-        """The tokens of a prefix."""
-        return prefix + self.levels * self.size
-
-    def logits_of_ids(
-        self, logits: Float[Array, "*B N V"], first: Int[Array, "*B"] | int = 0
-    ) -> Float[Array, "*B N K"]:
-        """The logits of the ids of each place, of those of all tokens; `first` as of `tokens`."""
-        number = jnp.arange(logits.shape[-2]) + jnp.asarray(first)[..., None]
-        by_level = logits[..., : self.levels * self.size].reshape(*logits.shape[:-1], self.levels, self.size)
-        level = jnp.broadcast_to(number % self.levels, logits.shape[:-1])
-        return jnp.take_along_axis(by_level, level[..., None, None], axis=-2)[..., 0, :]
+        What is only for training's good is left out where it is not.
+        """
 
     # ------------------------------------------------------------------ sampling
 
@@ -186,21 +134,22 @@ class SecondStage(Task):
 
         Raises InputError for words that stand for nothing, and for a sampler that does not fit.
         """
-        ids = self.draw(parts, words, seed=seed, sampler=sampler, batch_size=batch_size)
-        return self.tokeniser.drawn_from_ids(self.first_stage.parts(parts.fixed["first_stage"]), ids)
+        return self.drawn_from(parts, self.draw(parts, words, seed=seed, sampler=sampler, batch_size=batch_size))
 
     def draw(
         self, parts: Parts, words: Sequence[str], *, seed: int, sampler: Any = None, batch_size: int = 64
-    ) -> Int[np.ndarray, "N h w *Q"]:
-        """The ids of such samples."""
+    ) -> Num[np.ndarray, "N h w *D"]:
+        """The codes of such samples."""
         sampler = sampler or self.sampler
         self.check_sampler(sampler)
         prefix = self.condition.asked(words, self.pictures)
         drawn = partial(_drawn, self, sampler.program(), seed=seed, numbers=sampler.numbers())
         rows = np.arange(len(words)), prefix
-        ids = in_blocks(partial(by_rows, drawn, parts.trained), *rows, size=min(batch_size, len(words)))
-        shape = self.tokeniser.id_shape
-        return ids.reshape(len(ids), *(ids.shape[1:3] if ids.ndim > 2 else shape[:2]), *shape[2:])
+        return in_blocks(partial(by_rows, drawn, parts.trained), *rows, size=min(batch_size, len(words)))
+
+    @abc.abstractmethod
+    def drawn_from(self, parts: Parts, codes: Num[np.ndarray, "N h w *D"]) -> Float[np.ndarray, "N H W C"]:
+        """The pictures of codes."""
 
     @abc.abstractmethod
     def draw_rows(
@@ -210,24 +159,11 @@ class SecondStage(Task):
         keys: Key[Array, " B"],
         sampler: Any,
         numbers: dict[str, Float[Array, ""]],
-    ) -> Int[Array, "B ..."]:
-        """Ids (B,N), or (B,H,W) where the sampler asks for another size; pure.
+    ) -> Num[Array, "B ..."]:
+        """Codes; of ids (B,N), or (B,H,W) where the sampler asks for another size; pure.
 
         `sampler` is a `program()`, and `numbers` are those of the sampler that is meant.
         """
-
-    def led(
-        self,
-        logits: Callable[[Int[Array, "BB C"], Int[Array, "BB N"]], Float[Array, "BB N K"]],
-        prefix: Int[Array, "B C"],
-        ids: Int[Array, "B N"],
-        guidance: Float[Array, ""] | None,
-    ) -> Float[Array, "B N K"]:
-        """The logits of prefixes and ids, led away from those of the null; None for no guidance."""
-        if guidance is None:
-            return logits(prefix, ids)
-        null = jnp.broadcast_to(jnp.asarray(self.condition.null(self.pictures)), prefix.shape)
-        return guided_logits(logits(jnp.concatenate([prefix, null]), jnp.concatenate([ids, ids])), guidance)
 
     def check_guidance(self, guidance: float) -> None:
         """Raise InputError where there can be no guidance of this scale."""
@@ -241,7 +177,7 @@ class SecondStage(Task):
     # ------------------------------------------------------------------ what people look at
 
     def validate(self, parts: Parts) -> dict[str, float]:
-        """The loss of 512 held-out pictures at most, in nats for each id that is scored."""
+        """The loss of 512 held-out pictures at most, for each place that is scored."""
         rows = stacked(islice(self.fixed_rows("test"), VALIDATED))
         count = len(rows["prefix"])
 
@@ -258,7 +194,7 @@ class SecondStage(Task):
 
 @partial(jax.jit, static_argnums=0)
 def _losses(task: SecondStage, parts, rows, index):
-    return task.losses(parts, rows["prefix"], task.ids_of(parts, rows), row_keys(0, index), training=False)
+    return task.losses(parts, rows["prefix"], task.codes_of(parts, rows), row_keys(0, index), training=False)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

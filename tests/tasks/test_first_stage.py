@@ -99,7 +99,7 @@ def test_codes_of_this_first_stage_are_taken_and_read_as_its_pictures_would_be(r
     pictures, on_disk = (replace(AR, data=each) for each in (DATA, data))
     rows = [task.prepare(task.data.source("test")[2], np.random.default_rng(0)) for task in (pictures, on_disk)]
     parts = AR.init(jax.random.key(0))._replace(fixed={"first_stage": held})
-    found = [task.ids_of(parts, {name: row[name][None] for name in row}) for task, row in
+    found = [task.codes_of(parts, {name: row[name][None] for name in row}) for task, row in
              zip((pictures, on_disk), rows, strict=True)]  # fmt: skip
     np.testing.assert_array_equal(*found)
     np.testing.assert_array_equal(rows[0]["prefix"], rows[1]["prefix"])

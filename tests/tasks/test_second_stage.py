@@ -1,4 +1,4 @@
-"""Laws of second stages, whatever draws: tokens of one table, conditions that are dropped, a first stage that stays."""
+"""Laws of second stages, whatever draws: conditions that are dropped, a first stage that stays."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -11,10 +11,8 @@ import pytest
 from genjax.data import Digits
 from genjax.errors import InputError
 from genjax.parallel.rules import unbox
-from genjax.quantisation.posterior import Posterior
 from genjax.tasks import second_stage
 from genjax.tasks.autoregressive import Autoregressive
-from genjax.tasks.first_stage import FirstStage
 from genjax.tasks.token_conditions import CaptionTokens, ClassToken, StartToken
 from tests.tasks.second_stages import AR, AR_SUM, MASKED, MASKED_SUM
 
@@ -36,17 +34,6 @@ def parts():
 def batch_of(task, count=4):
     rows = [task.prepare(task.data.source("train")[i], np.random.default_rng(0)) for i in range(count)]
     return {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def test_ids_of_each_level_and_the_condition_have_tokens_of_their_own():
-    ids = jnp.arange(10).reshape(1, 10) % 5
-    tokens = np.asarray(AR_SUM.tokens(ids))
-    assert (tokens[0, 0::2] < 5).all() and (tokens[0, 1::2] >= 5).all() and tokens.max() < 10
-    np.testing.assert_array_equal(AR_SUM.tokens(ids[:, 3:], 3), tokens[:, 3:])
-    assert AR_SUM.prefix_tokens(jnp.array([0, 10])).tolist() == [10, 20]
-    logits = jnp.arange(21.0) + jnp.zeros((1, 4, 1))
-    assert AR_SUM.logits_of_ids(logits)[0].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2
-    assert AR_SUM.logits_of_ids(logits, jnp.array([1]))[0, 0].tolist() == [5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -94,13 +81,9 @@ def test_pictures_are_those_that_the_first_stage_draws_of_the_ids(parts):
     chex.assert_shape(AR.sample(parts("ar"), ["one"], seed=0), (1, 8, 8, 1))
 
 
-def test_guidance_of_a_condition_that_is_never_dropped_and_a_first_stage_without_ids_are_refused():
+def test_guidance_of_a_condition_that_is_never_dropped_is_refused():
     with pytest.raises(InputError, match="a condition of StartToken is never dropped in training here: only 1"):
         replace(AR, condition=StartToken()).check_guidance(2.0)
-    model = replace(AR.first_stage.model, moments=True)
-    continuous = FirstStage(path="none", model=model, bottleneck=Posterior())
-    with pytest.raises(InputError, match="Autoregressive draws ids, and a first stage of Posterior has none"):
-        replace(AR, first_stage=continuous).check()
 
 
 class Watched(Autoregressive):
@@ -144,7 +127,7 @@ def test_validation_is_the_mean_over_held_out_pictures_without_what_is_for_train
     few = replace(AR, data=Few())
     batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
     by_hand = AR.losses(
-        parts("ar"), batch["prefix"], AR.ids_of(parts("ar"), batch), jax.random.split(jax.random.key(0), 3)
+        parts("ar"), batch["prefix"], AR.codes_of(parts("ar"), batch), jax.random.split(jax.random.key(0), 3)
     )
     np.testing.assert_allclose(few.validate(parts("ar"))["validation_loss"], by_hand.mean(), rtol=1e-5)
 
