@@ -1,4 +1,6 @@
-r"""Decoding all at once, a part of it surer each time: MaskGIT (Chang et al. 2022, arXiv:2202.04200, section 3.2).
+r"""Decoding several places at once, more of them at each step.
+
+**Tokens, the surest first**: MaskGIT (Chang et al. 2022, arXiv:2202.04200, section 3.2).
 
 At step t = 0 .. T-1 a network that sees every place names each token that is masked, and one is drawn for each:
 
@@ -9,6 +11,10 @@ and as many of the least confident places are masked again. The last step's toke
 of masked places is cos(pi u / 2) of u in [0, 1].
 
 The network is a callback `network(tokens (B,N)) -> logits (B,N,V)`, in which -1 stands for a masked place.
+
+**Vectors, in any order**: MAR (Li et al. 2024, arXiv:2406.11838, section 3.4). A vector has no confidence: each row has
+an order of its places, and as many are drawn at each step as the same schedule says, the last ones all. In training the
+share of masked places is normal around 1 with a deviation of 0.25, between 0.7 and 1.
 """
 
 from collections.abc import Callable
@@ -20,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genjax.errors import InputError
 
-__all__ = ["MASKED", "draw_masks", "masked_counts", "reveal"]
+__all__ = ["MASKED", "cosine_share", "draw_masks", "high_share", "masked_counts", "reveal", "reveal_vectors"]
 
 MASKED = -1
 """What stands for a token that is not known."""
@@ -41,12 +47,24 @@ def masked_counts(places: int, steps: int) -> Int[np.ndarray, " steps"]:
     return np.array(counts, np.int32)
 
 
-def draw_masks(keys: Key[Array, " B"], places: int) -> Bool[Array, "B places"]:
+def cosine_share(key: Key[Array, ""]) -> Float[Array, ""]:
+    """MaskGIT's share of masked places in training."""
+    return jnp.cos(jnp.pi / 2 * jax.random.uniform(key))
+
+
+def high_share(key: Key[Array, ""]) -> Float[Array, ""]:
+    """MAR's share of masked places in training."""
+    return 1 + 0.25 * jax.random.truncated_normal(key, -0.3 / 0.25, 0.0)
+
+
+def draw_masks(
+    keys: Key[Array, " B"], places: int, share: Callable[[Array], Array] = cosine_share
+) -> Bool[Array, "B places"]:
     """Which places of each row are masked in training: as many as its share says, at least one, and any of them."""
 
     def one(key):
         share_key, place_key = jax.random.split(key)
-        count = jnp.maximum(1, jnp.floor(places * jnp.cos(jnp.pi / 2 * jax.random.uniform(share_key))))
+        count = jnp.maximum(1, jnp.floor(places * share(share_key)))
         return _ranks(jax.random.uniform(place_key, (places,))) < count
 
     return jax.vmap(one)(keys)
@@ -83,6 +101,41 @@ def reveal(
 
     fresh = jnp.full((len(keys), places), MASKED, jnp.int32)
     return jax.lax.fori_loop(0, steps, step, (fresh, fresh))[0]
+
+
+def reveal_vectors(
+    draw: Callable[[Array, Array, Array, Array, Array], Array],
+    keys: Key[Array, " B"],
+    places: int,
+    width: int,
+    *,
+    steps: int,
+) -> Float[Array, "B N D"]:
+    """Vectors of B rows, N places of `width` numbers each, in `steps` steps; each row in an order of its own.
+
+    `draw(known (B,N,D), hidden (B,N), which (B,M), share (), keys (B,)) -> (B,M,D)` gives the vectors of M places of
+    each row; the share is that of the places which will be known after the step. What is known of a hidden place is 0.
+    Row i depends on its key alone. Raises InputError as `masked_counts`.
+    """
+    after = np.append(masked_counts(places, steps)[:-1], 0)
+    before = np.append(places, after[:-1])
+    most = int((before - after).max())
+    order_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    order = jax.vmap(jax.random.permutation, (0, None))(order_keys, places)
+    rows = jnp.arange(len(keys))[:, None]
+
+    def step(state, at):
+        known, hidden = state
+        t, before, after = at
+        number = places - before + jnp.arange(most)
+        which = order[:, jnp.minimum(number, places - 1)]
+        share = 1 - after / places
+        drawn = draw(known, hidden, which, share, jax.vmap(jax.random.fold_in, (0, None))(step_keys, t))
+        taken = jnp.where(number < places - after, which, places)  # what comes later is dropped
+        return (known.at[rows, taken].set(drawn, mode="drop"), hidden.at[rows, taken].set(False, mode="drop")), None
+
+    fresh = jnp.zeros((len(keys), places, width)), jnp.ones((len(keys), places), bool)
+    return jax.lax.scan(step, fresh, (jnp.arange(steps), jnp.asarray(before), jnp.asarray(after)))[0][0]
 
 
 def _ranks(values: Float[Array, " N"]) -> Int[Array, " N"]:

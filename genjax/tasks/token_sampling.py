@@ -1,12 +1,14 @@
-"""How second stages draw ids: what the config and the command line say of it."""
+"""How second stages draw codes: what the config and the command line say of it."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
+from genjax.diffusion.grids import Grid, ShiftedTimes
+from genjax.diffusion.solvers import Euler, Solver
 from genjax.errors import InputError
 from genjax.language.decoding import Filters, TokenSampler
 
-__all__ = ["AutoregressiveSampler", "CodeSampler", "MaskedSampler"]
+__all__ = ["AutoregressiveSampler", "CodeSampler", "MaskedSampler", "MaskedVectorSampler"]
 
 
 @runtime_checkable
@@ -102,3 +104,51 @@ class MaskedSampler(_CodeSampler):
     def told(self, task: Any) -> str:
         """How samples were drawn, in words."""
         return f"{task.ids} ids in {self.steps} steps, {self.filters_told()}"
+
+
+@dataclass(frozen=True)
+class MaskedVectorSampler:
+    """Several vectors at once, each by denoising, in an order of chance."""
+
+    steps: int = 8
+    """Evaluations of the transformer, twice as many with guidance."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance of the head for the last vectors: it grows from 1 with the share that is known;
+    1 is none, and costs half."""
+    solver: Solver = Euler()
+    """Solver that denoises a vector."""
+    denoising_steps: int = 20
+    """Number of its steps."""
+    grid: Grid = ShiftedTimes(1.0)
+    """At which times it stops on the way from noise to data."""
+    temperature: float = 1.0
+    """Size of the noise that a vector begins at; 1 is that of training, smaller is less varied."""
+
+    def __post_init__(self):
+        if min(self.steps, self.denoising_steps) < 1:
+            raise InputError(
+                f"steps and denoising_steps are numbers of steps, at least 1, not {self.steps} and"
+                f" {self.denoising_steps}"
+            )
+        for name in ("guidance", "temperature"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is a number from 0, not {getattr(self, name)}")
+
+    @property
+    def leads(self) -> bool:
+        """Whether there is guidance."""
+        return self.guidance != 1
+
+    def program(self) -> Self:
+        """The same for all samplers that one compiled program serves: with their `numbers`."""
+        return replace(self, guidance=2.0 if self.leads else 1.0, temperature=1.0)
+
+    def numbers(self) -> dict[str, float]:
+        """What a program is given anew each time."""
+        return {"guidance": self.guidance, "temperature": self.temperature}
+
+    def told(self, task: Any) -> str:
+        """How samples were drawn, in words."""
+        how = f"{task.places} vectors in {self.steps} steps, each by {self.denoising_steps} of"
+        told = f"{how} {type(self.solver).__name__}, guidance {self.guidance:g}"
+        return told if self.temperature == 1 else f"{told}, temperature {self.temperature:g}"

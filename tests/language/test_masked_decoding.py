@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from genjax.errors import InputError
 from genjax.language.decoding import TokenSampler
-from genjax.language.masked_decoding import MASKED, draw_masks, masked_counts, reveal
+from genjax.language.masked_decoding import MASKED, draw_masks, high_share, masked_counts, reveal, reveal_vectors
 
 ANY = TokenSampler()
 
@@ -90,3 +91,60 @@ def test_the_share_of_masks_in_training_is_the_cosine_of_a_uniform_number():
     # Every place is masked as often as another.
     places = draw_masks(jax.random.split(jax.random.key(1), 4000), 8).mean(axis=0)
     assert np.ptp(places) < 0.06
+
+
+def drawn_at_each_step(draw, rows, places, width, **options):
+    """What `draw` is given at each step, and the vectors at the end."""
+    seen = []
+
+    def watched(*given):
+        jax.debug.callback(
+            lambda *given: seen.append([np.asarray(each) for each in given]),
+            *given[:-1],
+            jax.random.key_data(given[-1]),
+            ordered=True,
+        )
+        return draw(*given)
+
+    vectors = reveal_vectors(watched, jax.random.split(jax.random.key(0), rows), places, width, **options)
+    jax.effects_barrier()
+    return seen, np.asarray(vectors)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 12])
+def test_every_vector_is_drawn_once_for_its_place_and_stays(steps):
+    def draw(known, hidden, which, share, keys):
+        return jnp.stack([which, jnp.ones_like(which)], axis=-1).astype(float)
+
+    seen, vectors = drawn_at_each_step(draw, 3, 12, 2, steps=steps)
+    np.testing.assert_array_equal(vectors, [[[i, 1] for i in range(12)]] * 3)
+    counts = [12, *masked_counts(12, steps)[:-1].tolist(), 0]
+    orders = []
+    for (known, hidden, which, share, _), before, after in zip(seen, counts[:-1], counts[1:], strict=True):
+        assert (hidden.sum(axis=1) == before).all() and abs(share - (1 - after / 12)) < 1e-6
+        np.testing.assert_array_equal(known, np.where(hidden[..., None], 0, vectors))
+        orders.append(which[:, : before - after])
+    together = np.concatenate(orders, axis=1)
+    assert (np.sort(together, axis=1) == np.arange(12)).all()
+    assert steps == 1 or len({tuple(row) for row in together}) == 3
+    drawn_with = {tuple(key) for *_, keys in seen for key in keys}
+    assert len(drawn_with) == 3 * steps
+
+
+def test_a_row_of_vectors_depends_on_its_own_key_alone():
+    def draw(known, hidden, which, share, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (which.shape[1], 2)))(keys)
+        return noise + known.sum(axis=1, keepdims=True)
+
+    keys = jax.random.split(jax.random.key(3), 3)
+    whole = reveal_vectors(draw, keys, 7, 2, steps=3)
+    np.testing.assert_array_equal(reveal_vectors(draw, keys[1:2], 7, 2, steps=3)[0], whole[1])
+
+
+def test_the_share_of_masked_vectors_is_a_truncated_normal():
+    shares = np.asarray(jax.vmap(high_share)(jax.random.split(jax.random.key(0), 4000)))
+    assert shares.min() >= 0.7 and shares.max() <= 1
+    law = scipy.stats.truncnorm(-1.2, 0, loc=1, scale=0.25)
+    assert scipy.stats.kstest(shares, law.cdf).pvalue > 0.01
+    hidden = np.asarray(draw_masks(jax.random.split(jax.random.key(0), 400), 16, high_share))
+    assert set(hidden.sum(axis=1)) <= set(range(11, 17)) and len(set(hidden.sum(axis=1))) > 3
