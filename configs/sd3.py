@@ -1,21 +1,26 @@
 """Stable Diffusion 3 (Esser et al. 2024) and 3.5, from a laptop's size to the published ones.
 
 nano                        0.5 M parameters, in pixel space, on embedded scans of digits; trains in minutes on a CPU
+latent_nano                 the same in the latents of vae-digits, which ships: the whole of SD3 but its size
 emoji                       2.8 M parameters, in pixel space: draws emoji in colour from names; 100 minutes on a CPU
 medium, large               the shapes of SD3-medium and of the 8 B model
 medium_35, large_35         the shapes of SD3.5
 """
 
-from genjax.data import Emoji, Images, Npz
+from genjax.data import Digits, Emoji, Images, Npz
 from genjax.diffusion.grids import ShiftedTimes
 from genjax.diffusion.solvers import DPMpp2M
 from genjax.diffusion.times import LogitNormal
+from genjax.models.autoencoder import Autoencoder
 from genjax.models.byte_encoder import ByteEncoder
 from genjax.models.mmdit import MMDiT
 from genjax.models.word_encoder import WordEncoder
+from genjax.quantisation.posterior import Posterior
 from genjax.runs.checkpoints import Checkpoint
 from genjax.tasks.conditions import Text
 from genjax.tasks.denoising import Denoising, Sampler
+from genjax.tasks.first_stage import FirstStage
+from genjax.tasks.latent_denoising import LatentDenoising
 from genjax.tasks.spaces import Latents
 from genjax.training.optimizer import AdamW
 from genjax.training.task import Train
@@ -37,6 +42,36 @@ def nano() -> Denoising:
         times=LogitNormal(0.0, 1.0),
         sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, grid=ShiftedTimes(1.0)),
         data=Images(image_size=8, channels=1),
+        optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
+        train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
+        checkpoint=Checkpoint(every=500),
+    )
+
+
+def latent_nano() -> LatentDenoising:
+    return LatentDenoising(
+        first_stage=FirstStage(
+            path="vae-digits",
+            model=Autoencoder(
+                image_channels=1, widths=(16, 32), blocks=1, z_channels=32, code_channels=2, moments=True, groups=8
+            ),
+            bottleneck=Posterior(weight=1e-3),
+        ),
+        model=MMDiT(
+            channels=2,
+            patch_size=1,
+            depth=3,
+            num_heads=2,
+            head_dim=32,
+            pos_embed_max_size=8,
+            pos_embed_base_size=4,
+            remat="attention",
+        ),
+        condition=Text(ByteEncoder(max_length=32, width=64, pooled_width=64)),
+        space=Latents(scale=0.67),
+        times=LogitNormal(0.0, 1.0),
+        sampler=Sampler(solver=DPMpp2M(), steps=20, guidance=1.3, grid=ShiftedTimes(1.0)),
+        data=Digits(),
         optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.01),
         train=Train(steps=3000, batch_size=64, ema_decay=0.995, data_threads=0),
         checkpoint=Checkpoint(every=500),
@@ -81,6 +116,7 @@ def published(depth: int, **model) -> Denoising:
 
 VARIANTS = {
     "nano": nano,
+    "latent_nano": latent_nano,
     "emoji": emoji,
     "medium": lambda: published(24, qk_norm=False),
     "large": lambda: published(38, qk_norm=False),
@@ -91,6 +127,11 @@ VARIANTS = {
 SMOKE = {
     "nano": {
         "train": "--model.depth 2 --condition.encoder.depth 1 --train.batch_size 8 --sampler.steps 2",
+        "sample": "--num 2 --steps 2",
+        "evaluate": "--num 20 --steps 2",
+    },
+    "latent_nano": {
+        "train": "--model.depth 1 --condition.encoder.depth 1 --train.batch_size 8 --sampler.steps 2",
         "sample": "--num 2 --steps 2",
         "evaluate": "--num 20 --steps 2",
     },
