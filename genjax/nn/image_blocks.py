@@ -183,11 +183,16 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", with_axes(nn.initializers.ones, ("embed",)), (channels,))
         bias = self.param("bias", with_axes(nn.initializers.zeros, ("embed",)), (channels,))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        in_groups = wide.reshape(len(x), -1, self.groups, channels // self.groups)
-        mean = in_groups.mean((1, 3), keepdims=True)
-        deviation = in_groups - mean
-        inverse = jax.lax.rsqrt(jnp.square(deviation).mean((1, 3), keepdims=True) + self.epsilon)
-        normed = (deviation * inverse).reshape(x.shape)
+        pixels = tuple(range(1, x.ndim - 1))
+
+        def over_groups(of_channels: Float[Array, "B C"]) -> Float[Array, "B *ones C"]:
+            # Of pixels first and of channels then: XLA's CPU backend takes five times as long for both at once.
+            parts = of_channels.reshape(len(x), self.groups, -1)
+            means = jnp.broadcast_to(parts.mean(axis=-1, keepdims=True), parts.shape)
+            return means.reshape(len(x), *[1 for _ in pixels], channels)
+
+        deviation = wide - over_groups(wide.mean(pixels))
+        normed = deviation * jax.lax.rsqrt(over_groups(jnp.square(deviation).mean(pixels)) + self.epsilon)
         return (normed * scale + bias).astype(x.dtype)
 
 
