@@ -21,6 +21,7 @@ from genjax.quantisation.posterior import Posterior
 from genjax.quantisation.vector import AverageVQ
 from genjax.runs.checkpoints import Checkpoint
 from genjax.tasks.autoregressive import Autoregressive
+from genjax.tasks.code_sampling import AutoregressiveSampler, MaskedSampler, MaskedVectorSampler
 from genjax.tasks.conditions import Label
 from genjax.tasks.denoising import Sampler
 from genjax.tasks.first_stage import FirstStage
@@ -28,7 +29,6 @@ from genjax.tasks.latent_denoising import LatentDenoising
 from genjax.tasks.masked_autoregressive import MaskedAutoregressive
 from genjax.tasks.masked_generation import MaskedGeneration
 from genjax.tasks.spaces import Latents
-from genjax.tasks.token_sampling import AutoregressiveSampler, MaskedSampler, MaskedVectorSampler
 from genjax.training.optimizer import AdamW
 from genjax.training.task import Train
 

@@ -16,6 +16,8 @@ MOVED: dict[str, str] = {
     "genjax.diffusion.solvers.DPMpp2M": "genjax.diffusion.solvers.exponential.DPMpp2M",
     "genjax.diffusion.predictions.LearnedVariance": "genjax.diffusion.learned_variance.LearnedVariance",
     "genjax.tasks.denoising.Sampler": "genjax.tasks.sampling.Sampler",
+    "genjax.tasks.token_sampling.AutoregressiveSampler": "genjax.tasks.code_sampling.AutoregressiveSampler",
+    "genjax.tasks.token_sampling.MaskedSampler": "genjax.tasks.code_sampling.MaskedSampler",
     "genjax.data.densities.TwoMoons": "genjax.data.blurred.TwoMoons",
     "genjax.data.densities.EightGaussians": "genjax.data.blurred.EightGaussians",
     "genjax.data.densities.TwentyFiveGaussians": "genjax.data.blurred.TwentyFiveGaussians",

@@ -12,6 +12,7 @@ uniform, and so have less variance in the mean; a row then depends on its place,
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -36,6 +37,7 @@ __all__ = [
     "TimeDensity",
     "Uniform",
     "UniformLogSNR",
+    "open_uniform",
     "shifted",
 ]
 
@@ -235,7 +237,7 @@ class Independent:
     couples_rows: ClassVar[bool] = False
 
     def __call__(self, keys: Key[Array, " B"]) -> Float[Array, " B"]:
-        return _open_uniform(keys)
+        return open_uniform(keys)
 
 
 @dataclass(frozen=True)
@@ -248,8 +250,8 @@ class Stratified:
     couples_rows: ClassVar[bool] = True
 
     def __call__(self, keys: Key[Array, " B"]) -> Float[Array, " B"]:
-        u = _open_uniform(keys)
-        turn = _open_uniform(jax.vmap(jax.random.fold_in, (0, None))(keys[:1], 1))
+        u = open_uniform(keys)
+        turn = open_uniform(jax.vmap(jax.random.fold_in, (0, None))(keys[:1], 1))
         return _wrapped((jnp.arange(len(keys)) + u) / len(keys) + turn)
 
 
@@ -260,12 +262,12 @@ class Antithetic:
     couples_rows: ClassVar[bool] = True
 
     def __call__(self, keys: Key[Array, " B"]) -> Float[Array, " B"]:
-        return _wrapped(_open_uniform(keys[:1]) + jnp.arange(len(keys)) / len(keys))
+        return _wrapped(open_uniform(keys[:1]) + jnp.arange(len(keys)) / len(keys))
 
 
-def _open_uniform(keys: Array) -> Array:
+def open_uniform(keys: Key[Array, " B"], shape: tuple[int, ...] = ()) -> Float[Array, "B *shape"]:
     """Odd multiples of 2^-24: neither 0 nor 1, at which many a quantile or weight is infinite."""
-    return jax.vmap(jax.random.uniform)(keys).astype(jnp.float32) + 2.0**-24
+    return jax.vmap(partial(jax.random.uniform, shape=shape))(keys).astype(jnp.float32) + 2.0**-24
 
 
 def _wrapped(u: Array) -> Array:

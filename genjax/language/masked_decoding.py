@@ -8,13 +8,13 @@ At step t = 0 .. T-1 a network that sees every place names each token that is ma
     masked     = floor(N cos(pi / 2 (t + 1) / T)),    at least 1, and fewer than before
 
 and as many of the least confident places are masked again. The last step's tokens are all kept. In training the share
-of masked places is cos(pi u / 2) of u in [0, 1].
+of masked places is cos(pi u / 2) of u in [0, 1], rounded up: whole rows are masked too, as sampling begins.
 
 The network is a callback `network(tokens (B,N)) -> logits (B,N,V)`, in which -1 stands for a masked place.
 
 **Vectors, in any order**: MAR (Li et al. 2024, arXiv:2406.11838, section 3.4). A vector has no confidence: each row has
 an order of its places, and as many are drawn at each step as the same schedule says, the last ones all. In training the
-share of masked places is normal around 1 with a deviation of 0.25, between 0.7 and 1.
+share of masked places is normal around 1 with a deviation of 0.25, between 0.7 and 1 (their code).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def masked_counts(places: int, steps: int) -> Int[np.ndarray, " steps"]:
     Raises InputError where there are more steps than places, or none.
     """
     if not 1 <= steps <= places:
-        raise InputError(f"steps is a number of steps from 1 to {places}, the number of tokens, not {steps}")
+        raise InputError(f"steps is a number of steps from 1 to {places}, the number of places, not {steps}")
     wanted = np.floor(places * np.cos(np.pi / 2 * np.arange(1, steps + 1) / steps)).astype(np.int32)
     counts, unknown = [], places
     for count in wanted:
@@ -64,7 +64,7 @@ def draw_masks(
 
     def one(key):
         share_key, place_key = jax.random.split(key)
-        count = jnp.maximum(1, jnp.floor(places * share(share_key)))
+        count = jnp.maximum(1, jnp.ceil(places * share(share_key)))
         return _ranks(jax.random.uniform(place_key, (places,))) < count
 
     return jax.vmap(one)(keys)

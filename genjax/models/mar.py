@@ -8,9 +8,10 @@
            h = Linear(x_t);   h += gate * MLP(LayerNorm(h) (1 + scale) + shift)  a few times,  (...) = Linear(SiLU(c))
            Linear(LayerNorm(h) (1 + scale) + shift)
 
-The head is that of the paper's code, but that its norms have no weights of their own. The paper's transformer is a
-masked autoencoder, whose first half does not see the places that are masked; here one transformer sees all of them, as
-in MaskGIT. Fresh heads say 0.
+What is smaller here than in the paper's code: one transformer sees all places, as in MaskGIT, where theirs is a masked
+autoencoder whose first half does not see those that are masked, with 64 tokens of the class, dropout, and positions
+once more before the head; and their head learns a variance too, and has weights in the norms of its blocks. Fresh heads
+say 0.
 """
 
 from dataclasses import field

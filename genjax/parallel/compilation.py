@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxlib.version
 
 __all__ = ["SECONDS", "convolve_by_xla", "keep_compiled"]
 
@@ -29,7 +30,7 @@ def convolve_by_xla() -> None:
     one's own about it, and all others, stay as they are.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if jax.__version_info__ < (0, 10, 2) or any(flag.startswith(BY_XLA.partition("=")[0]) for flag in flags):
+    if jaxlib.version.__version_info__ < (0, 10, 2) or any(flag.startswith(BY_XLA.partition("=")[0]) for flag in flags):
         return
     os.environ["XLA_FLAGS"] = " ".join([*flags, BY_XLA])
 

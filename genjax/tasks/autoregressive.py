@@ -23,8 +23,8 @@ from genjax.language.sliding_window import slide
 from genjax.models.decoder import Decoder
 from genjax.models.gpt import GPT
 from genjax.runs.parts import Parts
+from genjax.tasks.code_sampling import AutoregressiveSampler
 from genjax.tasks.discrete_second_stage import DiscreteSecondStage
-from genjax.tasks.token_sampling import AutoregressiveSampler
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE
 

@@ -72,6 +72,9 @@ class Denoising(Task):
         """(H, W, C) of what is noised."""
         return self.data.image_shape
 
+    noises_data = True
+    """Whether what is noised is what the data holds, and not a code of it."""
+
     def check(self) -> None:
         """Raise InputError where the parts of the config do not fit each other."""
         if not self.time_shift > 0:
@@ -86,7 +89,11 @@ class Denoising(Task):
                 f"{kinds[0]} tells the network where a step ends, and this {kinds[1]} sees one time alone: choose a"
                 " network that sees intervals, such as DiT with model.intervals = True"
             )
-        self.coupling.row(next(readable(self.data.source("train"))))
+        coupled = self.coupling.row(next(readable(self.data.source("train"))))
+        if "noise" in coupled and coupled["noise"].shape != self.shape:
+            raise InputError(
+                f"the data's noise is of shape {coupled['noise'].shape}, and what is noised of {self.shape}"
+            )
         with placed("sampler", Sampler):
             sampling.check(self, self.sampler)
         try:
@@ -98,7 +105,7 @@ class Denoising(Task):
         if shape[1:] != self.shape:
             kind = type(self.prediction).__name__
             raise InputError(
-                f"the network's output is of shape {shape[1:]} where {kind} of images of {self.shape} has"
+                f"the network's output is of shape {shape[1:]} where {kind} of {self.shape} has"
                 " theirs; a network that learns its variance goes with LearnedVariance"
             )
 

@@ -112,6 +112,8 @@ class Drawing:
         if not isinstance(classification, NoisyClassification):
             kind = type(classification).__name__
             raise InputError(f"--classifier is a run of NoisyClassification, and {self.classifier} is one of {kind}")
+        if not task.noises_data:
+            raise InputError("--classifier knows images as the data has them, and this run draws codes of them")
         classification.check_guidance(task.process, task.space, real(task.data))
         return directory, classification
 
@@ -263,6 +265,8 @@ class DrawImages(Drawing):
         if self.solver.stochastic:
             kind = type(self.solver).__name__
             raise InputError(f"--couples are of noise that decides the sample, and {kind} draws more: choose Euler")
+        if not task.noises_data:
+            raise InputError("--couples are of noise and what the data holds, and this run draws codes of it")
         if task.condition.asked_by == "prompt":
             raise InputError("--couples have labels, and this run is told texts")
 
@@ -373,7 +377,7 @@ class JudgeCaptions(Drawing):
         def draw(prompts: list[str]) -> np.ndarray:
             return task.pictures(parts, prompts, seed=self.seed, sampler=sampler, worse=worse)
 
-        figures = caption_figures(task.data, draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
+        figures = caption_figures(real(task.data), draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))
 
 

@@ -3,9 +3,9 @@ arXiv:2112.10752, section 3), and with an MM-DiT and rectified flow Stable Diffu
 
     x_0 = (code of a picture - shift) scale,    picture = decoder of (x_0 / scale + shift)
 
-A code is what the bottleneck sees of a picture: the mean of a Gaussian posterior, or the vector that a quantiser would
-bring to a code of its own, which it does with what is drawn too. Data may be pictures, whose codes are found anew at
-each step, or `Codes` of a Gaussian posterior, which are on disk.
+A code is what the bottleneck sees of a picture: the mean of a Gaussian posterior (latent diffusion's code draws from
+it), or the vector that a quantiser would bring to a code of its own, which it does with what is drawn too. Data may be
+pictures, whose codes are found anew at each step, or `Codes` of a Gaussian posterior, which are on disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +41,8 @@ class LatentDenoising(Denoising):
     def tokeniser(self) -> Tokeniser:
         """The system of the first stage."""
         return self.first_stage.tokeniser(self.data)
+
+    noises_data = False
 
     @property
     def shape(self) -> tuple[int, int, int]:

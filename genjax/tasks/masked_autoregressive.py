@@ -6,8 +6,9 @@
 
 x_i is the vector of place i: what the bottleneck of the first stage sees of a picture, brought to unit variance by
 `space`. Each row counts by its own mean, and several times and noises are drawn for one z (`noises`), which cost
-little beside it. Process, prediction and solver are those of any denoising: the paper's are `--process CosineVP
---prediction Eps`, and a hundred steps of `--sampler.solver Ancestral`.
+little beside it. Process, solver and all predictions of one vector are those of any denoising. The paper's are
+`--process CosineVP --prediction Eps`, with a learned variance, which is not here, and a hundred steps of
+`--sampler.solver Ancestral`; its temperature scales the noise of each step, and the sampler's here that of the start.
 """
 
 from dataclasses import dataclass, field
@@ -18,21 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from genjax.diffusion.grids import grid_times
 from genjax.diffusion.guidance import classifier_free_guidance
 from genjax.diffusion.losses import denoising_loss
 from genjax.diffusion.predictions import Prediction, SquaredError, Velocity
 from genjax.diffusion.process import Process, RectifiedFlow, prior_std
-from genjax.diffusion.solvers import check_fit, check_jump, check_prediction, integrate
-from genjax.diffusion.times import LogitNormal, TimeDensity
+from genjax.diffusion.solvers import integrate
+from genjax.diffusion.times import LogitNormal, TimeDensity, open_uniform
 from genjax.diffusion.weightings import Unweighted, Weighting
 from genjax.errors import InputError, placed
 from genjax.language.masked_decoding import draw_masks, high_share, masked_counts, reveal_vectors
 from genjax.models.mar import MAR
 from genjax.runs.parts import Parts
+from genjax.tasks import sampling
+from genjax.tasks.code_sampling import MaskedVectorSampler
 from genjax.tasks.second_stage import SecondStage
 from genjax.tasks.spaces import Latents
-from genjax.tasks.token_sampling import MaskedVectorSampler
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE
 
@@ -75,15 +76,16 @@ class MaskedAutoregressive(SecondStage):
     def check_sampler(self, sampler: MaskedVectorSampler) -> None:
         self.check_guidance(sampler.guidance)
         masked_counts(self.places, sampler.steps)
+        if sampler.temperature != 1 and sampler.solver.stochastic:
+            kind = type(sampler.solver).__name__
+            raise InputError(
+                f"temperature scales the noise of the start alone, and {kind} draws more: only 1 is accepted"
+            )
         with placed("sampler", MaskedVectorSampler):
             self._times(sampler)
 
     def _times(self, sampler: MaskedVectorSampler) -> Float[np.ndarray, " T"]:
-        times = grid_times(sampler.grid, self.process, sampler.denoising_steps)
-        check_fit(sampler.solver, self.process, times)
-        check_prediction(self.prediction, self.process, times, evaluates_last=sampler.solver.evaluates_last)
-        check_jump(sampler.solver, self.prediction, times)
-        return times
+        return sampling.times(sampler.solver, sampler.grid, sampler.denoising_steps, self.process, self.prediction)
 
     # ------------------------------------------------------------------ training
 
@@ -108,7 +110,7 @@ class MaskedAutoregressive(SecondStage):
         hidden = draw_masks(mask_keys, places, high_share)
         z = self.read(parts.trained, prefix, codes, hidden)
         each = self.noises, places
-        u = jax.vmap(lambda key: jax.random.uniform(key, each, minval=jnp.finfo(jnp.float32).tiny))(time_keys)
+        u = open_uniform(time_keys, each)
         eps = jax.vmap(lambda key: jax.random.normal(key, (*each, width)))(noise_keys)
 
         def flat(array):

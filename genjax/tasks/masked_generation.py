@@ -18,8 +18,8 @@ from genjax.errors import InputError
 from genjax.language.masked_decoding import MASKED, draw_masks, masked_counts, reveal
 from genjax.models.gpt import GPT
 from genjax.runs.parts import Parts
+from genjax.tasks.code_sampling import MaskedSampler
 from genjax.tasks.discrete_second_stage import DiscreteSecondStage
-from genjax.tasks.token_sampling import MaskedSampler
 from genjax.training.precision import POLICIES, cast
 from genjax.training.task import FREE
 

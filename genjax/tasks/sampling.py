@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from genjax.data import in_blocks, real
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
 from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance, clipped
+from genjax.diffusion.learned_variance import LearnedVariance
 from genjax.diffusion.predictions import Denoised, Prediction
 from genjax.diffusion.process import Process, noised, prior_std
 from genjax.diffusion.solvers import Euler, Jump, Solver, check_fit, check_jump, check_prediction, integrate, padded
@@ -29,7 +30,7 @@ from genjax.parallel.rules import by_rows
 from genjax.tasks.noisy_classification import Guide
 from genjax.tasks.starts import Start
 
-__all__ = ["STEPS", "Sampler", "Worse", "check", "check_worse", "noise", "sample"]
+__all__ = ["STEPS", "Sampler", "Worse", "check", "check_worse", "noise", "sample", "times"]
 
 OF_STEPS = 2**31 - 2
 """What the seed is folded with for the noise of steps; rows, which are folded for the noise of the start, are fewer."""
@@ -84,11 +85,24 @@ class Sampler:
 
         Raises InputError where the solver, the grid or the prediction do not fit the process.
         """
-        times = grid_times(self.grid, process, self.steps)
-        check_fit(self.solver, process, times)
-        check_prediction(prediction, process, times, evaluates_last=self.solver.evaluates_last)
-        check_jump(self.solver, prediction, times)
-        return times
+        return times(self.solver, self.grid, self.steps, process, prediction)
+
+
+def times(
+    solver: Solver, grid: Grid, steps: int, process: Process, prediction: Prediction
+) -> Float[np.ndarray, " times"]:
+    """The steps + 1 times of a grid from noise to data.
+
+    Raises InputError where the solver, the grid or the prediction do not fit the process.
+    """
+    found = grid_times(grid, process, steps)
+    check_fit(solver, process, found)
+    check_prediction(prediction, process, found, evaluates_last=solver.evaluates_last)
+    check_jump(solver, prediction, found)
+    if getattr(solver, "variance", None) == "learned" and not isinstance(prediction, LearnedVariance):
+        kind = type(prediction).__name__
+        raise InputError(f"variance of the solver is learned, and {kind} learns none: small or large")
+    return found
 
 
 class Worse(NamedTuple):
@@ -113,6 +127,7 @@ def check_worse(task: Any, worse: Any, sampler: Sampler) -> None:
         ("space", lambda system: system.space),
         ("kind of condition and classes", told),
         ("shape of what is noised", lambda system: system.shape),
+        ("first stage", lambda system: getattr(system, "first_stage", None)),
     ):
         if of(task) != of(worse):
             raise InputError(f"a worse run has the {part} of the run, {of(task)}, and this one has {of(worse)}")

@@ -12,9 +12,9 @@ from genjax.keys import check_seed
 from genjax.runs.outputs import Door, Images, Numbers, Output, Request
 from genjax.runs.parts import Parts
 from genjax.tasks.caption_figures import caption_figures
+from genjax.tasks.code_sampling import CodeSampler
 from genjax.tasks.denoising_requests import in_turn
 from genjax.tasks.image_evaluation import image_figures
-from genjax.tasks.token_sampling import CodeSampler
 from genjax.tasks.tokeniser_requests import JudgeReconstructions
 
 __all__ = [
@@ -46,7 +46,7 @@ class _Drawing:
     """Options that samples and their evaluation share."""
 
     sampler: CodeSampler
-    """How ids are drawn."""
+    """How codes are drawn."""
     seed: int = 0
     """Seed of the draws; sample i depends on the seed, i and what it is to show alone."""
 
@@ -60,7 +60,7 @@ class _Drawing:
 
     def check_size(self, task: Any) -> None:
         """Raise InputError where samples are not of the size of the real pictures that they are compared with."""
-        if getattr(self.sampler, "grid", None) not in (None, tuple(task.tokeniser.id_shape[:2])):
+        if self.sampler.size not in (None, tuple(task.tokeniser.code_shape[:2])):
             raise InputError(
                 "--sampler.grid makes pictures of another size than the real ones that they are measured by"
             )

@@ -8,7 +8,15 @@ import scipy.stats
 
 from genjax.errors import InputError
 from genjax.language.decoding import TokenSampler
-from genjax.language.masked_decoding import MASKED, draw_masks, high_share, masked_counts, reveal, reveal_vectors
+from genjax.language.masked_decoding import (
+    MASKED,
+    cosine_share,
+    draw_masks,
+    high_share,
+    masked_counts,
+    reveal,
+    reveal_vectors,
+)
 
 ANY = TokenSampler()
 
@@ -29,7 +37,7 @@ def test_in_as_many_steps_as_places_each_step_keeps_one_more(places):
 
 @pytest.mark.parametrize("steps", [0, 17])
 def test_more_steps_than_places_and_none_are_refused(steps):
-    with pytest.raises(InputError, match=f"from 1 to 16, the number of tokens, not {steps}"):
+    with pytest.raises(InputError, match=f"from 1 to 16, the number of places, not {steps}"):
         masked_counts(16, steps)
 
 
@@ -86,8 +94,8 @@ def test_a_row_depends_on_its_key_alone():
 def test_the_share_of_masks_in_training_is_the_cosine_of_a_uniform_number():
     share = draw_masks(jax.random.split(jax.random.key(0), 4000), 64).mean(axis=1)
     assert share.min() >= 1 / 64
-    # Of cos(pi u / 2) the mean is 2 / pi and the mean square 1 / 2; rounding down takes half a place.
-    np.testing.assert_allclose(share.mean(), 2 / np.pi - 0.5 / 64, atol=4 * np.sqrt((0.5 - 4 / np.pi**2) / 4000))
+    # Of cos(pi u / 2) the mean is 2 / pi and the mean square 1 / 2; rounding up adds half a place.
+    np.testing.assert_allclose(share.mean(), 2 / np.pi + 0.5 / 64, atol=4 * np.sqrt((0.5 - 4 / np.pi**2) / 4000))
     # Every place is masked as often as another.
     places = draw_masks(jax.random.split(jax.random.key(1), 4000), 8).mean(axis=0)
     assert np.ptp(places) < 0.06
@@ -147,4 +155,14 @@ def test_the_share_of_masked_vectors_is_a_truncated_normal():
     law = scipy.stats.truncnorm(-1.2, 0, loc=1, scale=0.25)
     assert scipy.stats.kstest(shares, law.cdf).pvalue > 0.01
     hidden = np.asarray(draw_masks(jax.random.split(jax.random.key(0), 400), 16, high_share))
-    assert set(hidden.sum(axis=1)) <= set(range(11, 17)) and len(set(hidden.sum(axis=1))) > 3
+    assert set(hidden.sum(axis=1)) == set(range(12, 17))
+
+
+@pytest.mark.parametrize(("share", "whole"), [(cosine_share, 2 / np.pi * np.arccos(15 / 16)), (high_share, None)])
+def test_whole_rows_are_masked_as_often_as_shares_round_up_to_them(share, whole):
+    """Sampling begins at a row of which nothing is known."""
+    if whole is None:
+        law = scipy.stats.truncnorm(-1.2, 0, loc=1, scale=0.25)
+        whole = 1 - law.cdf(15 / 16)
+    hidden = np.asarray(draw_masks(jax.random.split(jax.random.key(0), 4000), 16, share))
+    assert abs(hidden.all(axis=1).mean() - whole) < 4 * np.sqrt(whole * (1 - whole) / 4000)

@@ -14,8 +14,8 @@ from genjax.models.decoder import Decoder
 from genjax.parallel.rules import unbox
 from genjax.runs.parts import Parts
 from genjax.tasks.autoregressive import Autoregressive
+from genjax.tasks.code_sampling import AutoregressiveSampler
 from genjax.tasks.token_conditions import StartToken
-from genjax.tasks.token_sampling import AutoregressiveSampler
 from tests.tasks.second_stages import AR, AR_SUM
 
 LLAMA = replace(

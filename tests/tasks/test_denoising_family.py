@@ -158,7 +158,7 @@ def test_a_network_that_says_nothing_of_noise_leaves_what_it_starts_from(fresh):
         (lambda: replace(FAMILY["dit"], process=RectifiedFlow(), prediction=Eps()), "Eps needs some data"),
         (lambda: replace(FAMILY["dit"], model=MMDiT(channels=1)), "MMDiT does not take what a condition of Label"),
         (lambda: replace(FAMILY["dit"], condition=Nothing()), "^sampler.guidance is 2, and a condition of Nothing"),
-        (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of images"),
+        (lambda: replace(FAMILY["ddpm"], prediction=Eps()), "output is of shape .8, 8, 2. where Eps of .8, 8, 1"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_in_a_sentence(change, sentence):

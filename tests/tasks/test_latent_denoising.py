@@ -1,6 +1,6 @@
 """Laws of latent diffusion: codes are what is noised, and pictures what people see."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from genjax.models.autoencoder import Autoencoder
 from genjax.models.dit import DiT
 from genjax.parallel.rules import unbox
 from genjax.quantisation.posterior import Posterior
+from genjax.tasks import sampling
 from genjax.tasks.conditions import Label
+from genjax.tasks.couplings import Paired
 from genjax.tasks.denoising import Sampler
 from genjax.tasks.first_stage import FirstStage
 from genjax.tasks.latent_denoising import LatentDenoising
@@ -118,6 +120,34 @@ def test_ids_on_disk_are_no_vectors_and_are_refused(tmp_path):
         replace(TASK, first_stage=ONE, data=data).check()
 
 
-def test_a_picture_to_start_from_and_couples_are_of_pixels(parts):
+@dataclass(frozen=True)
+class WithNoise(Digits):
+    """Digits, each with noise of its pixels."""
+
+    def source(self, split):
+        return [example | {"noise": example["image"]} for example in super().source(split)]
+
+
+def test_codes_of_another_shape_noise_of_pixels_and_an_encoder_without_moments_are_refused_in_the_whole(tmp_path):
+    first = unbox(jax.jit(ONE.tokeniser(Digits()).init)(jax.random.key(3)))
+    data = Codes(str(CodesFolder(ONE.tokeniser(Digits()), first).write(tmp_path)), of=Digits())
+    with pytest.raises(InputError, match="the codes of data.path are"):
+        replace(TASK, data=data).check()
+    with pytest.raises(InputError, match=r"noise is of shape \(8, 8, 1\), and what is noised of \(4, 4, 3\)"):
+        replace(TASK, data=WithNoise(), coupling=Paired()).check()
+
+
+def test_a_worse_run_of_another_first_stage_is_refused():
+    other = replace(TASK, first_stage=replace(TASK.first_stage, path="another"))
+    with pytest.raises(InputError, match="a worse run has the first stage of the run"):
+        sampling.check_worse(TASK, other, TASK.sampler)
+
+
+def test_couples_are_of_what_the_data_holds():
+    with pytest.raises(InputError, match="--couples are of noise and what the data holds"):
+        replace(TASK.request("sample"), couples=True).check(TASK)
+
+
+def test_a_picture_to_start_from_is_of_pixels(parts):
     with pytest.raises(InputError, match="--image is a picture, and the space of this run is Latents"):
         replace(TASK.request("sample"), image="some.png").check(TASK)

@@ -1,28 +1,34 @@
 """Laws of masked autoregressive models: exact heads give exact vectors, in order, led by a condition."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from genjax.data import Codes, Digits
 from genjax.diffusion.mean_velocity import MeanVelocity
 from genjax.diffusion.predictions import Eps
-from genjax.diffusion.processes import CosineVP
+from genjax.diffusion.process import prior_std
+from genjax.diffusion.processes import EDM, CosineVP
 from genjax.diffusion.solvers import Ancestral
+from genjax.diffusion.times import LogitNormal
+from genjax.diffusion.weightings import Unweighted
 from genjax.errors import InputError
 from genjax.language.masked_decoding import draw_masks, high_share, masked_counts
 from genjax.models.autoencoder import Autoencoder
 from genjax.models.mar import MAR
 from genjax.parallel.rules import unbox
 from genjax.quantisation.posterior import Posterior
+from genjax.tasks import masked_autoregressive, sampling
+from genjax.tasks.code_sampling import MaskedVectorSampler
 from genjax.tasks.first_stage import FirstStage
 from genjax.tasks.masked_autoregressive import MaskedAutoregressive
 from genjax.tasks.spaces import Latents
 from genjax.tasks.token_conditions import StartToken
-from genjax.tasks.token_sampling import MaskedVectorSampler
 from genjax.tasks.tokeniser_requests import CodesFolder
 from genjax.training.task import Train
 from tests.tasks.second_stages import ONE
@@ -118,6 +124,91 @@ def test_noise_is_normal_scaled_by_the_temperature_and_of_each_place_its_own():
     noise = drawn(like_task(Still))
     np.testing.assert_allclose(drawn(like_task(Still), temperature=0.5), noise / 2, atol=1e-6)
     assert len(np.unique(noise)) == noise.size and abs(noise.std() - 1) < 0.15
+
+
+class Silent(Still):
+    """There is no noise in anything: a vector stays where it began."""
+
+    def denoise(self, trained, x_t, t, z):
+        return jnp.zeros_like(x_t)
+
+
+def test_a_vector_begins_at_the_deviation_of_its_process():
+    task = like_task(Silent, process=EDM(), prediction=Eps())
+    first = sampling.times(task.sampler.solver, task.sampler.grid, 3, task.process, task.prediction)[0]
+    assert prior_std(task.process, first) > 50
+    np.testing.assert_allclose(drawn(task), prior_std(task.process, first) * drawn(like_task(Still)), rtol=1e-5)
+
+
+def test_noise_of_steps_is_other_noise_than_that_of_the_start(monkeypatch):
+    seen = []
+
+    def watched(solver, process, denoised, x, times, *, keys):
+        jax.debug.callback(lambda *given: seen.append(given), x, jax.random.key_data(keys))
+        return x
+
+    monkeypatch.setattr(masked_autoregressive, "integrate", watched)
+    drawn(like_task(Still))
+    jax.effects_barrier()
+    keys = np.concatenate([np.asarray(given) for _, given in seen])
+    assert len({tuple(key) for key in keys}) == len(keys) > 48
+    for start, given in seen:
+        again = jax.vmap(lambda key: jax.random.normal(key, (3,)))(jax.random.wrap_key_data(given))
+        assert not np.isclose(again, start).any(axis=0).all()
+        assert abs(np.corrcoef(np.ravel(again), np.ravel(start))[0, 1]) < 0.5
+
+
+class Recording(MaskedAutoregressive):
+    """Keeps what the head sees."""
+
+    def read(self, trained, prefix, vectors, hidden):
+        return jnp.zeros_like(vectors)
+
+    def denoise(self, trained, x_t, t, z):
+        SEEN.append((np.asarray(x_t), np.asarray(t)))
+        return jnp.zeros_like(x_t)
+
+
+SEEN = []
+
+
+def test_every_vector_has_times_of_the_density_and_noises_of_its_own():
+    task = like_task(Recording, noises=3, times=LogitNormal(0.5, 0.7))
+    task.losses(parts_of(), PREFIX, jnp.zeros((3, 16, 3)), KEYS)
+    x_t, t = SEEN.pop()
+    assert len(np.unique(t)) == 3 * 3 * 16
+    assert scipy.stats.kstest(scipy.special.logit(t), scipy.stats.norm(0.5, 0.7).cdf).pvalue > 0.01
+    noise = x_t / t[:, None]  # of vectors that are 0
+    assert len(np.unique(noise.round(5))) > 400
+    assert scipy.stats.kstest(noise.ravel(), scipy.stats.norm.cdf).pvalue > 0.01
+
+
+def test_the_weighting_counts():
+    losses = [
+        task.losses(parts_of(), PREFIX, jnp.ones((3, 16, 3)), KEYS)
+        for task in (like_task(Recording), like_task(Recording, weighting=Twice()))
+    ]
+    np.testing.assert_allclose(losses[1], 2 * losses[0], rtol=1e-6)
+    assert len({float(loss) for loss in losses[0]}) == 3
+
+
+@dataclass(frozen=True)
+class Twice(Unweighted):
+    """Twice the weight."""
+
+    def weight(self, process, t):
+        return 2 * super().weight(process, t)
+
+
+def test_in_half_precision_the_networks_compute_in_it_and_the_loss_does_not(monkeypatch):
+    task = replace(TASK, train=replace(TASK.train, precision="bf16"))
+    parts, batch = random_parts(), batch_of(TASK)
+    z = task.read(parts.trained, batch["prefix"], task.codes_of(parts, batch), jnp.ones((3, 16), bool))
+    said = task.denoise(parts.trained, jnp.zeros((3, 3)), jnp.ones(3), z[:, 0])
+    assert z.dtype == jnp.bfloat16 and said.dtype == jnp.float32
+    loss = [each.loss(parts, batch, KEYS, {"rows": 3.0}).losses["loss"] for each in (task, TASK)]
+    assert loss[0].dtype == jnp.float32 and loss[0] != loss[1]
+    np.testing.assert_allclose(*loss, rtol=0.05)
 
 
 class Exact(MaskedAutoregressive):
@@ -216,6 +307,8 @@ def test_what_is_known_to_be_noise_of_ddpm_is_drawn_by_its_chain():
 
 def test_it_is_asked_for_samples_figures_and_a_preview():
     parts = random_parts()
+    for door in ("sample", "evaluate", "preview"):
+        TASK.request(door).check(TASK)
     (drawn,) = TASK.request("sample")(TASK, parts)
     assert drawn.images.shape == (16, 8, 8, 1)
     assert "16 vectors in 4 steps, each by 3 of Euler, guidance 1" in drawn.said
@@ -234,6 +327,10 @@ def test_it_is_asked_for_samples_figures_and_a_preview():
         ({"sampler": MaskedVectorSampler(guidance=2.0), "condition": StartToken(),
           "model": TASK.model.clone(vocabulary=1)}, "a condition of StartToken is never dropped"),
         ({"prediction": Eps()}, "Eps"),
+        ({"sampler": MaskedVectorSampler(steps=4, temperature=0.5, solver=Ancestral())},
+         "temperature scales the noise of the start alone, and Ancestral draws more"),
+        ({"sampler": MaskedVectorSampler(steps=4, solver=Ancestral(variance="learned"))},
+         "variance of the solver is learned, and Velocity learns none"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(change, sentence):

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 from genjax.errors import InputError
 from genjax.language.masked_decoding import MASKED as UNKNOWN
 from genjax.language.masked_decoding import draw_masks
+from genjax.tasks.code_sampling import MaskedSampler
 from genjax.tasks.masked_generation import MaskedGeneration
-from genjax.tasks.token_sampling import MaskedSampler
 from tests.tasks.second_stages import MASKED, MASKED_SUM
 
 WORDS = ["zero", "seven", "three"]

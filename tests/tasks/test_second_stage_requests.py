@@ -8,6 +8,7 @@ import pytest
 
 from genjax.errors import InputError
 from genjax.parallel.rules import unbox
+from genjax.tasks.code_sampling import AutoregressiveSampler, MaskedSampler
 from genjax.tasks.second_stage_requests import (
     DrawCodes,
     DrawCodesOfClass,
@@ -16,7 +17,6 @@ from genjax.tasks.second_stage_requests import (
     JudgeCodesOfCaptions,
 )
 from genjax.tasks.token_conditions import CaptionTokens, StartToken
-from genjax.tasks.token_sampling import AutoregressiveSampler, MaskedSampler
 from tests.tasks.second_stages import AR, MASKED
 
 CAPTIONED = replace(AR, condition=CaptionTokens(words=6, rows=8))

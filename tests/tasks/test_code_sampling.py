@@ -4,7 +4,7 @@ import pytest
 
 from genjax.errors import InputError
 from genjax.language.decoding import TokenSampler
-from genjax.tasks.token_sampling import AutoregressiveSampler, MaskedSampler
+from genjax.tasks.code_sampling import AutoregressiveSampler, MaskedSampler
 
 
 @pytest.mark.parametrize("kind", [AutoregressiveSampler, MaskedSampler])

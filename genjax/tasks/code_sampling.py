@@ -17,6 +17,8 @@ class CodeSampler(Protocol):
 
     guidance: float
     """Scale of classifier-free guidance; 1 is none."""
+    size: tuple[int, int] | None
+    """Rows and columns of codes that are drawn; None for as many as those trained on."""
 
     def program(self) -> Self:
         """The same for all samplers that one compiled program serves: with their `numbers`."""
@@ -39,6 +41,11 @@ class _CodeSampler(Filters):
         super().__post_init__()
         if not 0 <= self.guidance < float("inf"):
             raise InputError(f"guidance is a number from 0, not {self.guidance}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns of ids that are drawn; None for as many as those trained on."""
+        return None
 
     @property
     def leads(self) -> bool:
@@ -70,6 +77,10 @@ class AutoregressiveSampler(_CodeSampler):
 
     grid: tuple[int, int] | None = None
     """Rows and columns of ids to draw, where a picture is to be larger than those trained: through a window."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return self.grid
 
     def told(self, task: Any) -> str:
         """How samples were drawn, in words."""
@@ -133,6 +144,10 @@ class MaskedVectorSampler:
         for name in ("guidance", "temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is a number from 0, not {getattr(self, name)}")
+
+    @property
+    def size(self) -> None:
+        """As many vectors as those trained on."""
 
     @property
     def leads(self) -> bool:
