@@ -82,7 +82,7 @@ def latent_dit() -> LatentDenoising:
         condition=Label(),
         space=Latents(scale=SCALE),
         times=LogitNormal(0.0, 1.0),
-        sampler=Sampler(solver=Heun(), steps=20, guidance=1.5, grid=ShiftedTimes(1.0)),
+        sampler=Sampler(solver=Heun(), steps=20, guidance=1.25, grid=ShiftedTimes(1.0)),
         **COMMON,
     )
 
