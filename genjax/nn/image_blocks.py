@@ -191,9 +191,11 @@ class GroupNorm(nn.Module):
             means = jnp.broadcast_to(parts.mean(axis=-1, keepdims=True), parts.shape)
             return means.reshape(len(x), *[1 for _ in pixels], channels)
 
+        # Scale and bias too as of each sample: so are their gradients summed over pixels first.
         deviation = wide - over_groups(wide.mean(pixels))
-        normed = deviation * jax.lax.rsqrt(over_groups(jnp.square(deviation).mean(pixels)) + self.epsilon)
-        return (normed * scale + bias).astype(x.dtype)
+        inverse = jax.lax.rsqrt(over_groups(jnp.square(deviation).mean(pixels)) + self.epsilon)
+        bias = jnp.broadcast_to(bias, inverse.shape)
+        return (deviation * (inverse * scale) + bias).astype(x.dtype)
 
 
 def repeated(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
