@@ -50,12 +50,12 @@ def emoji(bottleneck: Quantiser) -> Tokeniser:
         bottleneck=bottleneck,
         critic=PatchCritic(width=16, layers=2, groups=8),
         adversarial_weight=0.1,
-        adversarial_start=1000,
-        adversarial_ramp=1000,
+        adversarial_start=700,
+        adversarial_ramp=700,
         data=Emoji(size=32),
         optimizer=ADAM,
         critic_optimizer=CRITIC_ADAM,
-        train=Train(steps=4000, batch_size=32, ema_decay=None, data_threads=0),
+        train=Train(steps=2000, batch_size=32, ema_decay=None, data_threads=0),
         checkpoint=Checkpoint(every=500),
     )
 

@@ -1,12 +1,14 @@
 """What each bottleneck does to a picture: python tools/compress.py
 
-Trains the tokeniser of configs/vqgan.py:digits, without its critic, once for each of RUNS below --runs, measures it on
-all held-out digits, keeps the figures in docs/compress.json and draws from them
+Trains each of RUNS below --runs, measures it on all held-out pictures, keeps the figures in docs/compress.json and
+draws from them
 
 compress-rate.png       peak signal-to-noise ratio against bits per picture, as written down and as their entropy
 compress-pictures.png   the same digits by every bottleneck of 6 bits for each position, the first row as they are
+compress-emoji.png      the same emoji by every tokeniser of emoji, the first row as they are
 
-and the table of docs/compress.md. What has been trained is not trained again. Half an hour on two CPU cores.
+and the tables of docs/compress.md. The digits are of configs/vqgan.py:digits without its critic, half an hour on two
+CPU cores; the emoji (--emoji True) are the configs as they are, hours. What has been trained is not trained again.
 """
 
 import json
@@ -22,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from genjax import config
+from genjax.parallel.compilation import convolve_by_xla
 from genjax.runs.pictures import grid, to_uint8
 from genjax.runs.weights import read_weights
 from genjax.tasks.tokeniser import Tokeniser
@@ -30,16 +33,21 @@ from train import Options
 
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "docs/compress.json", ROOT / "docs/compress.md"
-BEGIN, END = "<!-- made by tools/compress.py -->\n", "<!-- end -->\n"
-STEPS, DIGITS = 1000, 12
+BEGIN, END = "<!-- {} by tools/compress.py -->\n", "<!-- end -->\n"
+STEPS, SHOWN = 1000, 12
+DIGITS = (
+    f"{ROOT / 'configs/vqgan.py'}:digits --critic None --train.steps {STEPS} --train.sample_every {STEPS}"
+    f" --train.validate_every {STEPS}"
+)
 
 
 class Run(NamedTuple):
-    """A bottleneck, and the words that make it of the config."""
+    """A bottleneck, and the words that make it of a config."""
 
     family: str
     title: str
     words: str
+    config: str = DIGITS
 
 
 def vq(kind: str, bits: int, more: str = "") -> str:
@@ -72,11 +80,23 @@ for bits in (6, 4, 2, 8):  # the most telling first
         f"lookup-{bits}": Run("LFQ", f"`LFQ`, {bits} signs", signs(bits)),
         f"residual-{bits}": Run("Residual", f"`Residual`, 2 of {2 ** (bits // 2)}", residual(bits // 2)),
     }
+EMOJI = {
+    f"emoji-{variant}": Run(family, title, "", f"{ROOT / 'configs'}/{file}.py:{variant}")
+    for file, variant, family, title in (
+        ("vqgan", "emoji", "AverageVQ", "`AverageVQ`, 1,024 entries"),
+        ("vqgan", "fsq", "FSQ", "`FSQ`, 8 x 5 x 5 x 5"),
+        ("vqgan", "lfq", "LFQ", "`LFQ`, 10 signs"),
+        ("vqgan", "rvq", "Residual", "`Residual`, 2 of 32"),
+    )
+} | {"emoji-vae": Run("Posterior", "`Posterior`, 4 numbers", "", f"{ROOT / 'configs/vae.py'}:emoji")}
 
 
 @dataclass(frozen=True)
 class Compress:
     """Train and measure what has not been, and draw."""
+
+    emoji: bool = False
+    """Train the tokenisers of emoji too, which takes hours."""
 
     runs: str = "runs/compress"
     """Directory of the runs."""
@@ -85,8 +105,9 @@ class Compress:
 
 
 def main(options: Compress) -> None:
+    convolve_by_xla()
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
-    for name, run in RUNS.items():
+    for name, run in (RUNS | EMOJI if options.emoji else RUNS).items():
         if options.write:
             break
         directory = Path(options.runs) / name
@@ -98,16 +119,16 @@ def main(options: Compress) -> None:
             KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     rates(kept).savefig(ROOT / "docs/images/compress-rate.png", dpi=120, bbox_inches="tight")
     shown = [name for name in RUNS if name in kept and (name.endswith("-6") or name == "posterior")]
-    directories = [Path(options.runs) / name for name in shown]
-    plt.imsave(ROOT / "docs/images/compress-pictures.png", pictures(directories), cmap="gray")
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    draw(options, shown, "compress-pictures", scale=5)
+    draw(options, [name for name in EMOJI if name in kept], "compress-emoji", scale=1)
+    page = PAGE.read_text(encoding="utf-8")
+    page = with_text(page, "digits", table(RUNS, kept) + DIGITS_SHOWN)
+    PAGE.write_text(with_text(page, "emoji", table(EMOJI, kept) + EMOJI_SHOWN), encoding="utf-8")
 
 
 def task_of(run: Run) -> Tokeniser:
     """The config with the words of a run."""
-    few = f"--critic None --train.steps {STEPS} --train.sample_every {STEPS} --train.validate_every {STEPS}"
-    words = f"--config {ROOT / 'configs/vqgan.py'}:digits {few} {run.words}"
-    return config.parse_with_config(shlex.split(words), Options())[1]
+    return config.parse_with_config(shlex.split(f"--config {run.config} {run.words}"), Options())[1]
 
 
 def measured(directory: Path) -> dict[str, float]:
@@ -142,22 +163,35 @@ def rates(kept: dict[str, dict]) -> plt.Figure:
     return figure
 
 
-def pictures(directories: list[Path]) -> np.ndarray:
-    """A grid: held-out digits, and below them what each run makes of them."""
+def draw(options: Compress, names: list[str], name: str, scale: int) -> None:
+    """A grid in docs/images: held-out pictures, and below them what each run makes of them."""
+    if not names:
+        return
     rows = []
-    for directory in directories:
+    for directory in (Path(options.runs) / run for run in names):
         task = config.read(directory / "config.json")
         parts, _ = read_weights(directory, task)
-        images = task.pictures("test", DIGITS)
+        images = task.pictures("test", SHOWN)
         rows.append(task.drawn_from(parts, task.vectors_of(parts, images)))
-    tiles = grid(to_uint8(np.concatenate([images, *rows])), columns=DIGITS)[..., 0]
-    return tiles.repeat(5, 0).repeat(5, 1)
+    tiles = grid(to_uint8(np.concatenate([images, *rows])), columns=SHOWN).repeat(scale, 0).repeat(scale, 1)
+    tiles = np.broadcast_to(tiles, (*tiles.shape[:2], 3))
+    plt.imsave(ROOT / f"docs/images/{name}.png", tiles)
 
 
-def with_table(page: str, kept: dict[str, dict]) -> str:
-    """The page with the newest table between its marks."""
+DIGITS_SHOWN = """
+![PSNR against bits](images/compress-rate.png)
+
+![Digits by each bottleneck of 6 bits for a position](images/compress-pictures.png)
+"""
+EMOJI_SHOWN = """
+![Emoji by each tokeniser](images/compress-emoji.png)
+"""
+
+
+def table(runs: dict[str, Run], kept: dict[str, dict]) -> str:
+    """The newest figures of runs."""
     lines = ["| bottleneck | bits, written | bits, entropy | PSNR, dB | Fréchet | usage |", "|---|---|---|---|---|---|"]
-    for name, run in sorted(RUNS.items(), key=lambda item: item[1].family):
+    for name, run in sorted(runs.items(), key=lambda item: item[1].family):
         if name not in kept:
             continue
         figures = kept[name]
@@ -172,16 +206,15 @@ def with_table(page: str, kept: dict[str, dict]) -> str:
             ", ".join(f"{share:.2f}" for share in usage),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    if apart := {f"{f['frechet_distance_train_to_test']:.2f}" for f in kept.values()}:
-        lines.append(f"\nThe Fréchet distance of training digits to the held-out ones is {', '.join(sorted(apart))}.")
-    lines += [
-        "",
-        "![PSNR against bits](images/compress-rate.png)",
-        "",
-        "![Digits by each bottleneck of 6 bits for a position](images/compress-pictures.png)",
-    ]
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
+    apart = {f"{kept[name]['frechet_distance_train_to_test']:.2f}" for name in runs if name in kept}
+    lines.append(f"\nThe Fréchet distance of training pictures to the held-out ones is {', '.join(sorted(apart))}.")
+    return "\n".join(lines) + "\n"
+
+
+def with_text(page: str, name: str, text: str) -> str:
+    """The page with the text between the marks of a name."""
+    before, rest = page.split(BEGIN.format(name))
+    return before + BEGIN.format(name) + text + END + rest.split(END, 1)[1]
 
 
 if __name__ == "__main__":

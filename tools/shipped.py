@@ -31,6 +31,7 @@ from rich.table import Table
 from genjax import config
 from genjax.config.tree import children, is_node, is_record
 from genjax.errors import InputError
+from genjax.parallel.compilation import convolve_by_xla
 from genjax.runs.directory import SHIPPED, shipped_runs
 from genjax.training.loop import fit
 
@@ -69,6 +70,7 @@ class Shipped:
 
 
 def main(options: Shipped) -> None:
+    convolve_by_xla()  # as at the doors that made the runs
     graph = grimp.build_graph(*PACKAGES)
     if (options.record is None) != (options.workdir is None):
         raise InputError(

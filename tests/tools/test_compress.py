@@ -2,6 +2,7 @@
 
 import pytest
 
+from genjax.data import Emoji
 from tools import compress
 
 FIGURES = {
@@ -39,12 +40,22 @@ def test_the_entropy_of_a_picture_is_that_of_all_its_positions_and_levels():
     assert compress.entropy({"psnr": 1.0}) is None
 
 
+def test_tokenisers_of_emoji_are_of_equal_bits():
+    tasks = {name: compress.task_of(run) for name, run in compress.EMOJI.items()}
+    bits = {name: task.bits_per_position for name, task in tasks.items() if task.is_discrete}
+    assert len(bits) == 4 and all(abs(bit - 10) < 0.04 for bit in bits.values())
+    assert {task.data for task in tasks.values()} == {Emoji(size=32)}
+    assert len({task.train.steps for task in tasks.values()}) == 1
+
+
 def test_the_table_stands_between_its_marks_and_nothing_else_moves():
-    page = f"before\n{compress.BEGIN}old\n{compress.END}after\n"
+    begin = compress.BEGIN.format("digits")
+    page = f"before\n{begin}old\n{compress.END}after\n{compress.BEGIN.format('emoji')}{compress.END}"
     kept = dict.fromkeys(compress.RUNS, FIGURES) | {"posterior": POSTERIOR}
-    told = compress.with_table(page, kept)
-    assert told.startswith(f"before\n{compress.BEGIN}| bottleneck") and told.endswith(f"{compress.END}after\n")
+    told = compress.with_text(page, "digits", compress.table(compress.RUNS, kept))
+    assert told.startswith(f"before\n{begin}| bottleneck")
+    assert told.endswith(page.partition("old\n")[2])
     assert "old" not in told and told.count("\n| `") == len(compress.RUNS)
     assert "| `Posterior`, 2 numbers |  |  | 30.00 | 0.50 |  |" in told
     assert "to the held-out ones is 0.29." in told
-    assert compress.with_table(told, kept) == told
+    assert compress.with_text(told, "digits", compress.table(compress.RUNS, kept)) == told
