@@ -91,7 +91,7 @@ def mar() -> MaskedAutoregressive:
     return MaskedAutoregressive(
         first_stage=VAE_DIGITS,
         model=MAR(
-            channels=2,
+            vector_width=2,
             vocabulary=CLASSES,
             positions=1 + PLACES,
             width=64,

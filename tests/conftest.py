@@ -75,6 +75,9 @@ def compile_quickly(quickly: bool):
     """
     told = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quickly)))  # for other processes too
     jax.config.update("jax_disable_most_optimizations", bool(int(told)))
+    from genjax.parallel.compilation import convolve_by_xla  # not before the hook is there
+
+    convolve_by_xla()  # as the doors would on the way: all programs of a run are compiled alike
     flags = os.environ.get("XLA_FLAGS", "").split()
     if int(told):
         os.environ["XLA_FLAGS"] = " ".join(flags + [flag for flag in QUICK if flag not in flags])

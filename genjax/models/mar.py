@@ -42,7 +42,7 @@ class MAR(nn.Module):
     Raises ValueError where sizes do not fit each other, and where there are more tokens than positions.
     """
 
-    channels: int = 16
+    vector_width: int = 16
     """Numbers D of a vector."""
     vocabulary: int = 1001
     """Ids of the prefix."""
@@ -64,7 +64,7 @@ class MAR(nn.Module):
     """Which attention kernel to use; auto: the fastest of this machine."""
 
     def setup(self):
-        check_sizes(self, channels=1, vocabulary=1, positions=1, width=1, head_width=1, head_depth=1)
+        check_sizes(self, vector_width=1, vocabulary=1, positions=1, width=1, head_width=1, head_depth=1)
         small = nn.initializers.normal(DEVIATION)
         self.prefix_embed = Embedding(self.vocabulary, self.width, embedding_init=small)
         self.vector_embed = Linear(self.width, (None, "embed"), kernel_init=dense_init)
@@ -78,7 +78,7 @@ class MAR(nn.Module):
             remat=self.remat,
             attention_implementation=self.attention_implementation,
         )
-        self.head = DenoisingHead(self.channels, self.head_width, self.head_depth)
+        self.head = DenoisingHead(self.vector_width, self.head_width, self.head_depth)
 
     def __call__(
         self,
@@ -109,7 +109,7 @@ class MAR(nn.Module):
 class DenoisingHead(nn.Module):
     """What a small network says of noised vectors (M,D) at times (M,), told z (M,W): (M,D) in float32."""
 
-    channels: int
+    vector_width: int
     width: int
     depth: int
 
@@ -125,5 +125,5 @@ class DenoisingHead(nn.Module):
             h = h + gate * MLP(self.width, self.width, nn.silu, name=f"mlp{i}")(layer_norm(h, scale=scale, shift=shift))
         shift, scale = AdaLN(self.width, 2, name="final_modulation")(c)
         zeros = nn.initializers.zeros
-        final = Linear(self.channels, ("embed", None), kernel_init=zeros, name="final_linear")
+        final = Linear(self.vector_width, ("embed", None), kernel_init=zeros, name="final_linear")
         return final(layer_norm(h, scale=scale, shift=shift))[:, 0].astype(jnp.float32)

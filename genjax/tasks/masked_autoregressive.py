@@ -64,7 +64,7 @@ class MaskedAutoregressive(SecondStage):
         if self.noises < 1:
             raise InputError(f"noises is a number of draws, at least 1, not {self.noises}")
         for name, ours, theirs, of in (
-            ("channels", self.model.channels, self.tokeniser.code_shape[2], "numbers of a vector"),
+            ("vector_width", self.model.vector_width, self.tokeniser.code_shape[2], "numbers of a vector"),
             ("vocabulary", self.model.vocabulary, self.condition.vocabulary(self.pictures), "ids of the condition"),
         ):
             if ours != theirs:
@@ -90,7 +90,7 @@ class MaskedAutoregressive(SecondStage):
     # ------------------------------------------------------------------ training
 
     def init_model(self, key: Key[Array, ""]) -> PyTree[Array]:
-        vectors = jnp.zeros((1, self.places, self.model.channels))
+        vectors = jnp.zeros((1, self.places, self.model.vector_width))
         places = jnp.zeros((1, self.places))
         prefix = jnp.zeros((1, self.prefix_length), jnp.int32)
         return self.model.init(key, prefix, vectors, places > 0, vectors, places)["params"]
@@ -184,7 +184,7 @@ class MaskedAutoregressive(SecondStage):
             drawn = integrate(sampler.solver, self.process, denoised, start, times, keys=step_keys)
             return drawn.reshape(*which.shape, -1)
 
-        vectors = reveal_vectors(draw, keys, self.places, self.model.channels, steps=sampler.steps)
+        vectors = reveal_vectors(draw, keys, self.places, self.model.vector_width, steps=sampler.steps)
         return self.space.to_image(vectors).reshape(len(vectors), *self.tokeniser.code_shape)
 
     def drawn_from(self, parts: Parts, codes: Float[np.ndarray, "N h w D"]) -> Float[np.ndarray, "N H W C"]:

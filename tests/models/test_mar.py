@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from genjax.models.mar import MAR, DenoisingHead
 from genjax.nn.embeddings import timestep_embedding
 
-MODEL = MAR(channels=3, vocabulary=5, positions=8, width=8, depth=2, num_heads=2, head_width=12, head_depth=2)
+MODEL = MAR(vector_width=3, vocabulary=5, positions=8, width=8, depth=2, num_heads=2, head_width=12, head_depth=2)
 RNG = np.random.default_rng(0)
 PREFIX = np.array([[1, 4], [0, 2]], np.int32)
 VECTORS = RNG.normal(size=(2, 6, 3)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_the_halves_are_the_whole(params):
 
 
 def test_the_head_is_its_definition():
-    head = DenoisingHead(channels=3, width=12, depth=2)
+    head = DenoisingHead(vector_width=3, width=12, depth=2)
     x, t, z = RNG.normal(size=(5, 3)), RNG.uniform(size=5), RNG.normal(size=(5, 8))
     x, t, z = (array.astype(np.float32) for array in (x, t, z))
     params = random(jax.eval_shape(head.init, jax.random.key(0), x, t, z)["params"])
@@ -98,7 +98,7 @@ def test_a_fresh_network_says_nothing_and_has_neither_table_nor_head_of_tokens()
     assert set(fresh["transformer"]) == {"blocks", "norm", "position_embedding"}
 
 
-@pytest.mark.parametrize("field", ["channels", "vocabulary", "positions", "width", "head_width", "head_depth"])
+@pytest.mark.parametrize("field", ["vector_width", "vocabulary", "positions", "width", "head_width", "head_depth"])
 def test_sizes_that_are_none_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} of .* is at least 1, not 0"):
         jax.eval_shape(replace_of(field), jax.random.key(0), PREFIX, VECTORS, HIDDEN, X_T, T)

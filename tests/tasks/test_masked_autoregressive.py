@@ -40,7 +40,7 @@ FIRST = FirstStage(
 )
 TASK = MaskedAutoregressive(
     first_stage=FIRST,
-    model=MAR(channels=3, vocabulary=11, positions=17, width=8, depth=1, num_heads=2, head_width=8, head_depth=1),
+    model=MAR(vector_width=3, vocabulary=11, positions=17, width=8, depth=1, num_heads=2, head_width=8, head_depth=1),
     space=Latents(scale=2.0, shift=0.5),
     sampler=MaskedVectorSampler(steps=4, denoising_steps=3),
     data=Digits(),
@@ -319,7 +319,7 @@ def test_it_is_asked_for_samples_figures_and_a_preview():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": TASK.model.clone(channels=2)}, "model.channels is 2, and there are 3 numbers of a vector"),
+        ({"model": TASK.model.clone(vector_width=2)}, "model.vector_width is 2, and there are 3 numbers of a vector"),
         ({"model": TASK.model.clone(vocabulary=12)}, "model.vocabulary is 12, and there are 11 ids of the condition"),
         ({"noises": 0}, "noises is a number of draws, at least 1, not 0"),
         ({"prediction": MeanVelocity()}, "prediction is MeanVelocity, and a head says one vector of one time"),

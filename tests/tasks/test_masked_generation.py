@@ -103,7 +103,7 @@ def test_noise_in_the_choice_of_places_and_filters_reach_what_is_drawn(parts):
             {"model": replace(MASKED.model, vocabulary=17)},
             "18 tokens are there: 6 of codes, 11 of the condition, 1 of a",
         ),
-        ({"sampler": MaskedSampler(steps=17)}, "from 1 to 16, the number of tokens, not 17"),
+        ({"sampler": MaskedSampler(steps=17)}, "from 1 to 16, the number of places, not 17"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, sentence):
