@@ -121,9 +121,10 @@ def main(options: Compress) -> None:
     shown = [name for name in RUNS if name in kept and (name.endswith("-6") or name == "posterior")]
     draw(options, shown, "compress-pictures", scale=5)
     draw(options, [name for name in EMOJI if name in kept], "compress-emoji", scale=1)
-    page = PAGE.read_text(encoding="utf-8")
-    page = with_text(page, "digits", table(RUNS, kept) + DIGITS_SHOWN)
-    PAGE.write_text(with_text(page, "emoji", table(EMOJI, kept) + EMOJI_SHOWN), encoding="utf-8")
+    page = with_text(PAGE.read_text(encoding="utf-8"), "digits", table(RUNS, kept) + DIGITS_SHOWN)
+    if not EMOJI.keys().isdisjoint(kept):
+        page = with_text(page, "emoji", table(EMOJI, kept) + EMOJI_SHOWN)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def task_of(run: Run) -> Tokeniser:

@@ -23,7 +23,17 @@ from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, cl
 from genjax.diffusion.learned_variance import LearnedVariance
 from genjax.diffusion.predictions import Denoised, Prediction
 from genjax.diffusion.process import Process, noised, prior_std
-from genjax.diffusion.solvers import Euler, Jump, Solver, check_fit, check_jump, check_prediction, integrate, padded
+from genjax.diffusion.solvers import (
+    Ancestral,
+    Euler,
+    Jump,
+    Solver,
+    check_fit,
+    check_jump,
+    check_prediction,
+    integrate,
+    padded,
+)
 from genjax.errors import InputError
 from genjax.keys import row_keys
 from genjax.parallel.rules import by_rows
@@ -99,7 +109,7 @@ def times(
     check_fit(solver, process, found)
     check_prediction(prediction, process, found, evaluates_last=solver.evaluates_last)
     check_jump(solver, prediction, found)
-    if getattr(solver, "variance", None) == "learned" and not isinstance(prediction, LearnedVariance):
+    if isinstance(solver, Ancestral) and solver.variance == "learned" and not isinstance(prediction, LearnedVariance):
         kind = type(prediction).__name__
         raise InputError(f"variance of the solver is learned, and {kind} learns none: small or large")
     return found

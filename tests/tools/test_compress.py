@@ -59,3 +59,9 @@ def test_the_table_stands_between_its_marks_and_nothing_else_moves():
     assert "| `Posterior`, 2 numbers |  |  | 30.00 | 0.50 |  |" in told
     assert "to the held-out ones is 0.29." in told
     assert compress.with_text(told, "digits", compress.table(compress.RUNS, kept)) == told
+
+
+@pytest.mark.parametrize("name", ["digits", "emoji"])
+def test_the_page_has_a_place_for_each_table(name):
+    page = compress.PAGE.read_text(encoding="utf-8")
+    assert "| told |\n" in compress.with_text(page, name, "| told |\n")
