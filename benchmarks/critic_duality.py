@@ -11,6 +11,7 @@ W1, whatever the critic; docs/duality.md explains, and keeps the table.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +43,24 @@ class Duality:
     seed: int = 0
 
 
-CRITICS: dict[str, tuple[Penalty, Constraint]] = {
-    "gradient penalty, 10": (GradientPenalty(10.0), Unconstrained()),
-    "gradient penalty, 100": (GradientPenalty(100.0), Unconstrained()),
-    "Lipschitz penalty, 10": (LipschitzPenalty(10.0), Unconstrained()),
-    "Lipschitz penalty, 100": (LipschitzPenalty(100.0), Unconstrained()),
-    "weight clipping, 0.01": (NoPenalty(), WeightClipping(0.01)),
-    "weight clipping, 0.1": (NoPenalty(), WeightClipping(0.1)),
-    "spectral norm": (NoPenalty(), SpectralNorm()),
+class Critic(NamedTuple):
+    """What bounds its slope, and between which points a penalty looks."""
+
+    penalty: Penalty = NoPenalty()
+    constraint: Constraint = Unconstrained()
+    along_plan: bool = False
+    """Each point with its partner of the cheapest plan, and not with another at each step."""
+
+
+CRITICS = {
+    "gradient penalty, 10": Critic(GradientPenalty(10.0)),
+    "gradient penalty, 10, along the plan": Critic(GradientPenalty(10.0), along_plan=True),
+    "gradient penalty, 100": Critic(GradientPenalty(100.0)),
+    "Lipschitz penalty, 10": Critic(LipschitzPenalty(10.0)),
+    "Lipschitz penalty, 100": Critic(LipschitzPenalty(100.0)),
+    "weight clipping, 0.01": Critic(constraint=WeightClipping(0.01)),
+    "weight clipping, 0.1": Critic(constraint=WeightClipping(0.1)),
+    "spectral norm": Critic(constraint=SpectralNorm()),
 }
 
 
@@ -67,10 +78,12 @@ def moons(points: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return upper + 0.1 * rng.normal(size=(points, 2)), lower + 0.1 * rng.normal(size=(points, 2))
 
 
-def trained(
-    real: np.ndarray, fake: np.ndarray, penalty: Penalty, constraint: Constraint, config: Duality
-) -> Callable[[np.ndarray], np.ndarray]:
-    """A critic after `steps` updates that raise its mean difference, less the penalty, under the constraint."""
+def trained(real: np.ndarray, fake: np.ndarray, critic: Critic, config: Duality) -> Callable[[np.ndarray], np.ndarray]:
+    """A critic after `steps` updates that raise its mean difference, less the penalty, under the constraint.
+
+    A penalty along the plan takes real[i] and fake[i] for partners.
+    """
+    penalty, constraint, along_plan = critic
     model = MLPCritic(width=128, depth=3)
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimizer = optax.chain(optax.adam(schedule, b1=0.5, b2=0.9), projected_updates(constraint.project))
@@ -80,15 +93,16 @@ def trained(
         return model.apply({"params": constraint.applied(params, state)}, x)
 
     def loss(params, state, fake, keys):
-        critic = partial(scores, params, state)
-        paid = penalty(critic, real, fake, keys)
-        return jnp.mean(Wasserstein().critic(critic(real), critic(fake)) + paid)
+        judge = partial(scores, params, state)
+        paid = penalty(judge, real, fake, keys)
+        return jnp.mean(Wasserstein().critic(judge(real), judge(fake)) + paid)
 
     def step(carry, key):
         params, state, memory = carry
         order, *keys = jax.random.split(key, len(real) + 1)
         # Another partner for each point at each step: the penalty looks along all lines between the sets.
-        gradients = jax.grad(loss)(params, state, jax.random.permutation(order, fake), jnp.stack(keys))
+        partners = fake if along_plan else jax.random.permutation(order, fake)
+        gradients = jax.grad(loss)(params, state, partners, jnp.stack(keys))
         updates, memory = optimizer.update(gradients, memory, params)
         params = optax.apply_updates(params, updates)
         return (params, constraint.advance(params, state), memory), None
@@ -104,9 +118,9 @@ def trained(
     return lambda x: np.asarray(scores(params, state, x))
 
 
-def proved(real: np.ndarray, fake: np.ndarray, config: Duality, *, penalty: Penalty, constraint: Constraint) -> float:
-    critic = trained(real, fake, penalty, constraint, config)
-    return transport.lower_bound(critic(real), critic(fake), real, fake)
+def proved(real: np.ndarray, fake: np.ndarray, critic: Critic, config: Duality) -> float:
+    scores = trained(real, fake, critic, config)
+    return transport.lower_bound(scores(real), scores(fake), real, fake)
 
 
 def values(real: np.ndarray, fake: np.ndarray, config: Duality) -> dict[str, float]:
@@ -115,8 +129,9 @@ def values(real: np.ndarray, fake: np.ndarray, config: Duality) -> dict[str, flo
     found = {"assignment": transport.assignment(costs).cost, "dual linear program": transport.dual(costs).value}
     for epsilon in config.epsilons:
         found[f"Sinkhorn, {epsilon}"] = float(jax.jit(transport.sinkhorn)(jnp.float32(costs), epsilon).transport)
-    for name, (penalty, constraint) in CRITICS.items():
-        found[name] = proved(real, fake, config, penalty=penalty, constraint=constraint)
+    paired = fake[transport.assignment(costs).partner]
+    for name, critic in CRITICS.items():
+        found[name] = proved(real, paired if critic.along_plan else fake, critic, config)
     return found
 
 
