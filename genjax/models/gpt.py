@@ -3,17 +3,16 @@ arXiv:2012.09841, section 3.2), which is minGPT.
 
     x  = embedding[token] + positions[t]
     x += o(attention(q(h), k(h), v(h))),     h = LayerNorm(x)       causal, or every token sees every other
-    x += fc2(gelu(fc1(h))),                  h = LayerNorm(x)       gelu(x) = x Phi(x), by the error function
+    x += fc2(gelu(fc1(h))),                  h = LayerNorm(x)
     logits = head(LayerNorm(x))                                     the head may be the embedding itself
 
-All linear layers have biases but the head; norms have an epsilon of 1e-5. OpenAI's own GPT-2 takes the tanh form of
-gelu and a tied head. Fresh weights are normal with deviation 0.02, and 1 / sqrt(2 depth) of that where a layer ends in
-the residual stream (GPT-2, section 2.3). There is no dropout.
+All linear layers have biases but the head; norms have an epsilon of 1e-5. minGPT's gelu is by the error function;
+OpenAI's own GPT-2 takes `activation` gelu_tanh and a tied head. Fresh weights are normal with deviation 0.02, and
+1 / sqrt(2 depth) of that where a layer ends in the residual stream (GPT-2, section 2.3). There is no dropout.
 
 As in `Decoder` blocks are stacked and run by a scan, and one after the other with a cache (see reading.py).
 """
 
-import functools
 from dataclasses import field
 from typing import Any
 
@@ -25,6 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from genjax.models.reading import read_blocks, reader
 from genjax.models.sizes import check_sizes
+from genjax.nn.activations import Activation, activation
 from genjax.nn.attention import AttentionImplementation, attention
 from genjax.nn.head import Head, embedding_init, tied_logits
 from genjax.nn.island import lying_on
@@ -38,7 +38,6 @@ __all__ = ["GPT", "GPTBlock"]
 
 EPSILON = 1e-5
 DEVIATION = 0.02
-gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class GPT(nn.Module):
@@ -66,6 +65,8 @@ class GPT(nn.Module):
     """Attention heads, which share the width."""
     mlp_width: int | None = None
     """Inner width of the MLP; None: four times the width."""
+    activation: Activation = "gelu"
+    """Inside the MLP."""
     causal: bool = True
     """Whether a token sees only itself and those before it; else all, as a masked transformer does."""
     tie_embeddings: bool = False
@@ -149,6 +150,7 @@ class GPT(nn.Module):
         return dict(
             num_heads=self.num_heads,
             mlp_width=4 * self.width if self.mlp_width is None else self.mlp_width,
+            activation=self.activation,
             causal=self.causal,
             residual_layers=2 * self.depth,
             attention_implementation=self.attention_implementation,
@@ -182,6 +184,7 @@ class GPTBlock(nn.Module):
 
     num_heads: int
     mlp_width: int
+    activation: Activation
     causal: bool
     residual_layers: int
     """How many layers of the network add to the residual stream: their sum keeps its size (GPT-2, section 2.3)."""
@@ -207,5 +210,5 @@ class GPTBlock(nn.Module):
         x = x + Linear(width, ("heads", "embed"), kernel_init=out_init, name="o")(attended)
 
         h = LayerNorm(EPSILON, name="mlp_norm")(x)
-        x = x + MLP(self.mlp_width, width, gelu, init, out_init, name="mlp")(h)
+        x = x + MLP(self.mlp_width, width, activation(self.activation), init, out_init, name="mlp")(h)
         return (x, cache), None
