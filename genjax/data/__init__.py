@@ -22,6 +22,7 @@ from genjax.data.loader import Loader
 from genjax.data.npz import Npz
 from genjax.data.rows import filled, in_blocks, stacked
 from genjax.data.shards import WebDataset
+from genjax.data.subword_tokenizer import SubwordTokenizer
 from genjax.data.text import Text, Texts
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "PlaneDensity",
     "PointExample",
     "Rings",
+    "SubwordTokenizer",
     "Text",
     "Texts",
     "TwentyFiveGaussians",
