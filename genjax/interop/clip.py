@@ -26,6 +26,7 @@ from genjax.interop.tables import (
     check_names,
     entries,
     from_state_dict,
+    layers_in,
     to_state_dict,
 )
 
@@ -143,8 +144,7 @@ def _weights(state_dict: StateDict) -> dict[str, np.ndarray]:
 
 
 def _sizes(weights: StateDict) -> _Sizes:
-    numbers = [name.removeprefix(LAYERS).split(".")[0] for name in weights if name.startswith(LAYERS)]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+    depth = layers_in(weights, LAYERS)
     projection = len(np.atleast_1d(weights[PROJECTION[1]])) if PROJECTION[1] in weights else 0
     check_names(weights, {name for entry in _entries(_Sizes(depth, projection)) for name in entry.theirs}, WHAT)
     names = (EMBEDDING[1], POSITIONS[1], f"{START}final_layer_norm.weight", f"{LAYERS}0.mlp.fc1.bias")

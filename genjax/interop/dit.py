@@ -24,6 +24,7 @@ from genjax.interop.tables import (
     check_names,
     entries,
     from_state_dict,
+    layers_in,
     to_state_dict,
 )
 
@@ -76,8 +77,7 @@ def from_diffusers(state_dict: StateDict) -> dict:
 
     Raises InputError where a name is missing or unknown, a shape does not fit, or the embeddings of two blocks differ.
     """
-    numbers = [name.split(".")[1] for name in state_dict if name.startswith("transformer_blocks.")]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+    depth = layers_in(state_dict, "transformer_blocks.")
     names = [name for entry in _entries(_Sizes(depth)) for name in entry.theirs]
     copies = [(name, copy) for name in names for copy in _copies(name, depth)]
     check_names(state_dict, {*names, *(copy for _, copy in copies)}, WHAT)

@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
-from genjax.interop.tables import Entry, Row, StateDict, check_names, entries, from_state_dict, to_state_dict
+from genjax.interop.tables import Entry, Row, StateDict, check_names, entries, from_state_dict, layers_in, to_state_dict
 
 __all__ = ["IN_SECOND_STAGE", "from_taming", "to_taming"]
 
@@ -49,8 +49,7 @@ def from_taming(state_dict: StateDict) -> dict:
     if own:
         state_dict = {name.removeprefix(IN_SECOND_STAGE): array for name, array in own.items()}
     weights = {name: np.asarray(array) for name, array in state_dict.items() if not MASK.fullmatch(name)}
-    numbers = [name.split(".")[1] for name in weights if name.startswith("blocks.")]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+    depth = layers_in(weights, "blocks.")
     check_names(weights, {name for entry in _entries(_Sizes(depth)) for name in entry.theirs}, WHAT)
     places = weights[POSITIONS[1]]
     if places.ndim != 3 or len(places) != 1:

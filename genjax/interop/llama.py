@@ -5,32 +5,41 @@ here, and a tied head is not stored. Rotary pairs lie in halves on both sides (t
 transformers' converter permutes). Arrays are moved, never computed with: both directions are exact. Keys must match.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
+from genjax.interop.tables import (
+    Entry,
+    Row,
+    StateDict,
+    check_config,
+    check_names,
+    entries,
+    from_state_dict,
+    layers_in,
+    to_state_dict,
+)
 
-__all__ = ["FIELDS", "StateDict", "from_transformers", "sizes_from_config", "to_transformers"]
+__all__ = ["FIELDS", "from_transformers", "sizes_from_config", "to_transformers"]
 
-StateDict = Mapping[str, np.ndarray]
-
-OUTSIDE = [  # genjax, transformers
-    ("embed.embedding", "model.embed_tokens.weight"),
-    ("norm.scale", "model.norm.weight"),
-]
+EMBEDDING = ("embed.embedding", "model.embed_tokens.weight")
 HEAD = ("head.kernel", "lm_head.weight")
-BLOCK = [  # the same, inside a block
-    ("attention_norm.scale", "input_layernorm.weight"),
-    ("q.kernel", "self_attn.q_proj.weight"),
-    ("k.kernel", "self_attn.k_proj.weight"),
-    ("v.kernel", "self_attn.v_proj.weight"),
-    ("o.kernel", "self_attn.o_proj.weight"),
-    ("mlp_norm.scale", "post_attention_layernorm.weight"),
-    ("mlp.gate.kernel", "mlp.gate_proj.weight"),
-    ("mlp.up.kernel", "mlp.up_proj.weight"),
-    ("mlp.down.kernel", "mlp.down_proj.weight"),
+OUTSIDE: list[Row] = [("norm", "model.norm", "d")]
+LAYERS = "model.layers."
+BLOCK: list[Row] = [  # d: width, q: of all heads of queries, k: of keys, m: inside the MLP
+    ("attention_norm", "input_layernorm", "d"),
+    ("q", "self_attn.q_proj", "qd"),
+    ("k", "self_attn.k_proj", "kd"),
+    ("v", "self_attn.v_proj", "kd"),
+    ("o", "self_attn.o_proj", "dq"),
+    ("mlp_norm", "post_attention_layernorm", "d"),
+    ("mlp.gate", "mlp.gate_proj", "md"),
+    ("mlp.up", "mlp.up_proj", "md"),
+    ("mlp.down", "mlp.down_proj", "dm"),
 ]
 FIELDS = [  # of the Decoder, and of transformers' config.json
     ("vocabulary", "vocab_size"),
@@ -44,6 +53,7 @@ FIELDS = [  # of the Decoder, and of transformers' config.json
 ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 """What the Decoder computes where transformers' config has a choice."""
 
+WHAT = "weights of a LlamaForCausalLM"
 BUFFER = ".rotary_emb.inv_freq"
 """Old files store the rotary frequencies, which are computed here."""
 
@@ -51,26 +61,17 @@ BUFFER = ".rotary_emb.inv_freq"
 def from_transformers(state_dict: StateDict) -> dict:
     """Decoder parameters from the state dict of `LlamaForCausalLM`.
 
-    A head that is missing, or equal to the embedding, is tied. Raises InputError where another key is missing or
-    unknown, or shapes differ between blocks.
+    A head that is missing, or equal to the embedding, is tied. Raises InputError where another name is missing or
+    unknown, or a shape does not fit.
     """
-    state_dict = {name: array for name, array in state_dict.items() if not name.endswith(BUFFER)}
-    embedding, head = (state_dict.get(name) for name in (OUTSIDE[0][1], HEAD[1]))
-    if head is not None and embedding is not None and np.array_equal(embedding, head):
-        del state_dict[HEAD[1]]
-        head = None
-    numbers = [name.removeprefix("model.layers.").split(".")[0] for name in state_dict if "model.layers." in name]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
-    rows = OUTSIDE + [HEAD] * (head is not None)
-    expected = {theirs for _, theirs in rows} | {name for i in range(depth) for name in _names(i)}
-    _match(state_dict, expected, "weights of a LlamaForCausalLM")
-    flat = {ours: _turned(ours, np.asarray(state_dict[theirs])) for ours, theirs in rows}
-    for row, (ours, _) in enumerate(BLOCK):
-        layers = [_turned(ours, np.asarray(state_dict[_names(i)[row]])) for i in range(depth)]
-        if len({layer.shape for layer in layers}) > 1:
-            raise InputError(f"{ours} has other shapes in other blocks: {sorted({layer.shape for layer in layers})}")
-        flat[f"blocks.{ours}"] = np.stack(layers)
-    return unflatten_dict(flat, sep=".")
+    weights = {name: state_dict[name] for name in state_dict if not name.endswith(BUFFER)}
+    if EMBEDDING[1] in weights and np.array_equal(weights[EMBEDDING[1]], weights.get(HEAD[1])):
+        del weights[HEAD[1]]
+    named = _Sizes(layers_in(weights, LAYERS), HEAD[1] in weights)
+    check_names(weights, {name for entry in _entries(named) for name in entry.theirs}, WHAT)
+    names = (f"{LAYERS}0.self_attn.{name}_proj.weight" for name in ("q", "k"))
+    names = (EMBEDDING[1], "model.norm.weight", *names, f"{LAYERS}0.mlp.up_proj.weight")
+    return from_state_dict(_entries(_Sizes(*named[:2], *(len(weights[name]) for name in names))), weights, WHAT)
 
 
 def to_transformers(params: Mapping) -> StateDict:
@@ -78,15 +79,14 @@ def to_transformers(params: Mapping) -> StateDict:
 
     Raises InputError where the parameters are not those of a Decoder.
     """
-    flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
-    rows = OUTSIDE + [HEAD] * (HEAD[0] in flat)
-    expected = {ours for ours, _ in rows} | {f"blocks.{ours}" for ours, _ in BLOCK}
-    _match(flat, expected, "parameters of a Decoder")
-    state_dict = {theirs: _turned(ours, flat[ours]) for ours, theirs in rows}
-    for i in range(len(flat["blocks.q.kernel"])):
-        for theirs, (ours, _) in zip(_names(i), BLOCK, strict=True):
-            state_dict[theirs] = _turned(ours, flat[f"blocks.{ours}"][i])
-    return {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+    shapes = {name: np.shape(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
+    own_head = HEAD[0] in shapes
+    what = "parameters of a Decoder"
+    check_names(shapes, {entry.ours for entry in _entries(_Sizes(1, own_head))}, what)
+    depth, width, queries = shapes["blocks.q.kernel"]
+    keys, hidden = (shapes[f"blocks.{name}.kernel"][-1] for name in ("k", "mlp.up"))
+    sizes = _Sizes(depth, own_head, shapes[EMBEDDING[0]][0], width, queries, keys, hidden)
+    return to_state_dict(_entries(sizes), params, what)
 
 
 def sizes_from_config(config: Mapping) -> dict[str, int | float | bool]:
@@ -94,12 +94,7 @@ def sizes_from_config(config: Mapping) -> dict[str, int | float | bool]:
 
     Raises InputError where the file lacks a size, or asks for what the Decoder does not compute.
     """
-    missing = [theirs for _, theirs in FIELDS if theirs not in config]
-    if missing:
-        raise InputError(f"the config of a Llama has no {', '.join(missing)}")
-    for name, value in ONLY.items():
-        if config.get(name, value) != value:
-            raise InputError(f"the config of a Llama has {name} = {config[name]!r}; genjax knows {value!r} only")
+    check_config(config, [theirs for _, theirs in FIELDS], ONLY, "Llama")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # since and before transformers 5
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
@@ -112,16 +107,25 @@ def sizes_from_config(config: Mapping) -> dict[str, int | float | bool]:
     }
 
 
-def _names(layer: int) -> list[str]:
-    return [f"model.layers.{layer}.{theirs}" for _, theirs in BLOCK]
+class _Sizes(NamedTuple):
+    """Of the arrays; names follow from the first two."""
+
+    depth: int
+    own_head: bool
+    vocabulary: int = 0
+    width: int = 0
+    queries: int = 0
+    keys: int = 0
+    hidden: int = 0
 
 
-def _turned(ours: str, array: np.ndarray) -> np.ndarray:
-    return array.T if ours.endswith("kernel") else array
-
-
-def _match(found: Iterable[str], expected: set[str], what: str) -> None:
-    for label, names in [("missing", expected - set(found)), ("unknown", set(found) - expected)]:
-        if names:
-            more = f" and {len(names) - 6} more" * (len(names) > 6)
-            raise InputError(f"these are not {what}: {label} {', '.join(sorted(names)[:6])}{more}")
+def _entries(sizes: _Sizes) -> Iterator[Entry]:
+    """All leaves of a Decoder."""
+    letters = dict(d=sizes.width, q=sizes.queries, k=sizes.keys, m=sizes.hidden)
+    table = sizes.vocabulary, sizes.width
+    yield Entry(EMBEDDING[0], (EMBEDDING[1],), table)
+    yield from entries(OUTSIDE, "", "", letters, biases=False)
+    if sizes.own_head:
+        yield Entry(HEAD[0], (HEAD[1],), table, "linear")
+    for i in range(sizes.depth):
+        yield from entries(BLOCK, "blocks.", f"{LAYERS}{i}.", letters, i, biases=False)

@@ -13,21 +13,28 @@ Stability AI (pairs as in diffusers' `convert_sd3_to_diffusers.py`). Only the la
 Arrays are moved, never computed with, and keep their type: both directions are exact. Keys must match exactly.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
-from genjax.interop.tables import StateDict, check_names
+from genjax.interop.tables import (
+    Entry,
+    Row,
+    StateDict,
+    check_names,
+    entries,
+    from_state_dict,
+    layers_in,
+    to_state_dict,
+)
 from genjax.nn.embeddings import sincos_2d_centre_crop
 
 __all__ = [
-    "Entry",
     "Layout",
-    "StateDict",
     "from_diffusers",
     "from_original",
     "sizes_from_diffusers",
@@ -36,35 +43,35 @@ __all__ = [
     "to_original",
 ]
 
-OUTSIDE = [  # genjax, diffusers, original
-    ("x_embedder", "pos_embed.proj", "x_embedder.proj"),
-    ("context_embedder", "context_embedder", "context_embedder"),
-    ("t_embedder.fc1", "time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0"),
-    ("t_embedder.fc2", "time_text_embed.timestep_embedder.linear_2", "t_embedder.mlp.2"),
-    ("y_embedder.fc1", "time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0"),
-    ("y_embedder.fc2", "time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),
-    ("final_modulation.linear", "norm_out.linear", "final_layer.adaLN_modulation.1"),
-    ("final_linear", "proj_out", "final_layer.linear"),
+X_EMBEDDER = ("x_embedder", "pos_embed.proj", "x_embedder.proj")
+OUTSIDE = [  # genjax, diffusers, original; w: width, c: of the context, y: of the pooled vector, t: sinusoids of time
+    ("context_embedder", "context_embedder", "context_embedder", "wc"),
+    ("t_embedder.fc1", "time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0", "wt"),
+    ("t_embedder.fc2", "time_text_embed.timestep_embedder.linear_2", "t_embedder.mlp.2", "ww"),
+    ("y_embedder.fc1", "time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0", "wy"),
+    ("y_embedder.fc2", "time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2", "ww"),
+    ("final_modulation.linear", "norm_out.linear", "final_layer.adaLN_modulation.1", "2w"),
+    ("final_linear", "proj_out", "final_layer.linear", "pw"),  # p: numbers that come out for a patch
 ]
-BLOCK = [  # the same, inside a block; several names are pieces of one matrix
-    ("image.modulation.linear", "norm1.linear", "x_block.adaLN_modulation.1"),
-    ("image.attn.qkv", "attn.to_q attn.to_k attn.to_v", "x_block.attn.qkv"),
-    ("image.attn.norm_q", "attn.norm_q", "x_block.attn.ln_q"),
-    ("image.attn.norm_k", "attn.norm_k", "x_block.attn.ln_k"),
-    ("image.attn.proj", "attn.to_out.0", "x_block.attn.proj"),
-    ("image.attn2.qkv", "attn2.to_q attn2.to_k attn2.to_v", "x_block.attn2.qkv"),
-    ("image.attn2.norm_q", "attn2.norm_q", "x_block.attn2.ln_q"),
-    ("image.attn2.norm_k", "attn2.norm_k", "x_block.attn2.ln_k"),
-    ("image.attn2.proj", "attn2.to_out.0", "x_block.attn2.proj"),
-    ("image.mlp.fc1", "ff.net.0.proj", "x_block.mlp.fc1"),
-    ("image.mlp.fc2", "ff.net.2", "x_block.mlp.fc2"),
-    ("context.modulation.linear", "norm1_context.linear", "context_block.adaLN_modulation.1"),
-    ("context.attn.qkv", "attn.add_q_proj attn.add_k_proj attn.add_v_proj", "context_block.attn.qkv"),
-    ("context.attn.norm_q", "attn.norm_added_q", "context_block.attn.ln_q"),
-    ("context.attn.norm_k", "attn.norm_added_k", "context_block.attn.ln_k"),
-    ("context.attn.proj", "attn.to_add_out", "context_block.attn.proj"),
-    ("context.mlp.fc1", "ff_context.net.0.proj", "context_block.mlp.fc1"),
-    ("context.mlp.fc2", "ff_context.net.2", "context_block.mlp.fc2"),
+BLOCK = [  # the same, inside a block; several names are pieces of one matrix, each q long. m: width inside the MLP
+    ("image.modulation.linear", "norm1.linear", "x_block.adaLN_modulation.1", "iw"),  # i and j: six, nine or two widths
+    ("image.attn.qkv", "attn.to_q attn.to_k attn.to_v", "x_block.attn.qkv", "qw"),
+    ("image.attn.norm_q", "attn.norm_q", "x_block.attn.ln_q", "h"),  # h: width of a head
+    ("image.attn.norm_k", "attn.norm_k", "x_block.attn.ln_k", "h"),
+    ("image.attn.proj", "attn.to_out.0", "x_block.attn.proj", "ww"),
+    ("image.attn2.qkv", "attn2.to_q attn2.to_k attn2.to_v", "x_block.attn2.qkv", "qw"),
+    ("image.attn2.norm_q", "attn2.norm_q", "x_block.attn2.ln_q", "h"),
+    ("image.attn2.norm_k", "attn2.norm_k", "x_block.attn2.ln_k", "h"),
+    ("image.attn2.proj", "attn2.to_out.0", "x_block.attn2.proj", "ww"),
+    ("image.mlp.fc1", "ff.net.0.proj", "x_block.mlp.fc1", "mw"),
+    ("image.mlp.fc2", "ff.net.2", "x_block.mlp.fc2", "wm"),
+    ("context.modulation.linear", "norm1_context.linear", "context_block.adaLN_modulation.1", "jw"),
+    ("context.attn.qkv", "attn.add_q_proj attn.add_k_proj attn.add_v_proj", "context_block.attn.qkv", "qw"),
+    ("context.attn.norm_q", "attn.norm_added_q", "context_block.attn.ln_q", "h"),
+    ("context.attn.norm_k", "attn.norm_added_k", "context_block.attn.ln_k", "h"),
+    ("context.attn.proj", "attn.to_add_out", "context_block.attn.proj", "ww"),
+    ("context.mlp.fc1", "ff_context.net.0.proj", "context_block.mlp.fc1", "mw"),
+    ("context.mlp.fc2", "ff_context.net.2", "context_block.mlp.fc2", "wm"),
 ]
 
 
@@ -76,6 +83,8 @@ class Layout:
     prefix: str
     blocks: str
     pos_embed: str
+    qkv: int
+    """How many widths long what holds queries, keys or values is."""
     swapped: tuple[str, ...]
 
 
@@ -84,9 +93,13 @@ DIFFUSERS = Layout(
     prefix="",
     blocks="transformer_blocks",
     pos_embed="pos_embed.pos_embed",
+    qkv=1,
     swapped=("last_block.context.modulation.linear", "final_modulation.linear"),
 )
-ORIGINAL = Layout(column=2, prefix="model.diffusion_model.", blocks="joint_blocks", pos_embed="pos_embed", swapped=())
+ORIGINAL = Layout(
+    column=2, prefix="model.diffusion_model.", blocks="joint_blocks", pos_embed="pos_embed", qkv=3, swapped=()
+)
+WHAT = "SD3 transformer weights"
 
 
 def from_diffusers(state_dict: StateDict) -> dict:
@@ -133,124 +146,150 @@ def sizes_from_original(state_dict: StateDict, *, head_dim: int = 64) -> dict[st
     return _sizes(state_dict, ORIGINAL, head_dim)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One leaf of the parameters (at `index` of its stack) and the foreign keys that hold it."""
+class _Sizes(NamedTuple):
+    """Of the arrays; names follow from the first three."""
 
-    ours: str
-    index: int | None
-    theirs: tuple[str, ...]
-    swap: bool
-
-    def join(self, pieces: list[np.ndarray]) -> np.ndarray:
-        leaf = np.concatenate([_TO_OURS[min(piece.ndim, 4)](piece) for piece in pieces], axis=-1)
-        return _swap_halves(leaf) if self.swap else leaf
-
-    def split(self, leaf: np.ndarray, patch_size: int) -> list[np.ndarray]:
-        leaf = _swap_halves(leaf) if self.swap else leaf
-        if self.ours == "x_embedder.kernel":
-            return [leaf.reshape(patch_size, patch_size, -1, leaf.shape[-1]).transpose(3, 2, 0, 1)]
-        return [piece.T for piece in np.split(leaf, len(self.theirs), axis=-1)]
+    depth: int
+    dual: int
+    qk_norm: bool
+    patch: tuple[int, int] = (0, 0)
+    """Channels, and pixels of a side."""
+    out: int = 0
+    width: int = 0
+    context: int = 0
+    pooled: int = 0
+    sinusoids: int = 0
+    head: int = 0
+    hidden: int = 0
 
 
-_TO_OURS = {
-    1: lambda vector: vector,
-    2: np.transpose,
-    4: lambda conv_OCPQ: conv_OCPQ.transpose(2, 3, 1, 0).reshape(-1, conv_OCPQ.shape[0]),
-}
+def _entries(layout: Layout, sizes: _Sizes) -> Iterator[Entry]:
+    """All leaves of an MM-DiT but its position embedding, which has none here."""
+    depth, width = sizes.depth, sizes.width
+    channels, side = sizes.patch
+    letters = dict(w=width, c=sizes.context, y=sizes.pooled, t=sizes.sinusoids, p=sizes.out, h=sizes.head)
+    letters |= {"m": sizes.hidden, "q": layout.qkv * width, "2": 2 * width}
+    ours, theirs = X_EMBEDDER[0], layout.prefix + X_EMBEDDER[layout.column]
+    yield Entry(f"{ours}.kernel", (f"{theirs}.weight",), (width, channels, side, side), "patches")
+    yield Entry(f"{ours}.bias", (f"{theirs}.bias",), (width,))
 
+    def rows(table: list, kept) -> list[Row]:
+        return [(row[0], row[layout.column], row[3]) for row in table if kept(row[0])]
 
-def _swap_halves(leaf: np.ndarray) -> np.ndarray:
-    return np.roll(leaf, leaf.shape[-1] // 2, axis=-1)
-
-
-def _entries(layout: Layout, depth: int, dual: int, qk_norm: bool) -> Iterator[Entry]:
-    """All leaves of an MM-DiT of `depth` blocks, the first `dual` of them with a second attention."""
-    for row in OUTSIDE:
-        yield from _leaves(layout, row, "", None, "")
-    dual_stack = min(dual, depth - 1)
+    yield from _with_biases(rows(OUTSIDE, lambda name: True), "", layout.prefix, letters, None, layout)
+    dual_stack = min(sizes.dual, depth - 1)
     for i in range(depth):
         stack, index = ("dual_blocks.", i) if i < dual_stack else ("blocks.", i - dual_stack)
         if i == depth - 1:
             stack, index = "last_block.", None
-        absent = ["attn2"] * (i >= dual) + ["norm_"] * (not qk_norm)
+        absent = ["attn2"] * (i >= sizes.dual) + ["norm_"] * (not sizes.qk_norm)
         absent += ["context.attn.proj", "context.mlp"] * (i == depth - 1)
-        for row in BLOCK:
-            if not any(name in row[0] for name in absent):
-                yield from _leaves(layout, row, stack, index, f"{layout.blocks}.{i}.")
+        pieces = {"i": (9 if i < sizes.dual else 6) * width, "j": (2 if i == depth - 1 else 6) * width}
+        table = rows(BLOCK, lambda name, absent=absent: not any(part in name for part in absent))
+        block = f"{layout.prefix}{layout.blocks}.{i}."
+        yield from _with_biases(table, stack, block, letters | pieces, index, layout)
 
 
-def _leaves(layout: Layout, row: tuple[str, str, str], stack: str, index: int | None, block: str) -> Iterator[Entry]:
-    module = stack + row[0]
-    for ours, theirs in [("scale", "weight")] if "norm_" in module else [("kernel", "weight"), ("bias", "bias")]:
-        names = tuple(f"{layout.prefix}{block}{name}.{theirs}" for name in row[layout.column].split())
-        yield Entry(f"{module}.{ours}", index, names, module in layout.swapped)
+def _with_biases(
+    table: list[Row], ours: str, theirs: str, letters: Mapping[str, int], index: int | None, layout: Layout
+) -> Iterator[Entry]:
+    """The entries of a table; norms have no bias."""
+    for row in table:
+        biases = len(row[2]) > 1
+        yield from entries([row], ours, theirs, letters, index, biases=biases, swapped=layout.swapped)
+
+
+def _own(state_dict: StateDict, layout: Layout) -> dict[str, np.ndarray]:
+    return {name: state_dict[name] for name in state_dict if name.startswith(layout.prefix)}
 
 
 def _import(state_dict: StateDict, layout: Layout) -> dict:
-    sizes = _sizes(state_dict, layout, head_dim=1)
-    stored = np.asarray(state_dict[layout.prefix + layout.pos_embed], np.float32)
-    computed = _pos_embed(stored.shape[-1], sizes["pos_embed_max_size"], sizes["pos_embed_base_size"])
+    weights = _own(state_dict, layout)
+    told = _read(weights, layout)
+    stored = np.asarray(weights.pop(layout.prefix + layout.pos_embed), np.float32)
+    max_size, base_size = _grid(stored)
+    computed = _pos_embed(stored.shape[-1], max_size, base_size)
     if not np.allclose(stored, computed, atol=5e-3):  # the rounding of bfloat16
         raise InputError(
             f"{layout.prefix + layout.pos_embed} is not the sines and cosines of a grid of side "
-            f"{sizes['pos_embed_max_size']}, which genjax computes: other position embeddings are not supported"
+            f"{max_size}, which genjax computes: other position embeddings are not supported"
         )
-    leaves = defaultdict(list)
-    for entry in _entries(layout, sizes["depth"], sizes["dual_attention_layers"], sizes["qk_norm"]):
-        leaves[entry.ours, entry.index is None].append(entry.join([state_dict[name] for name in entry.theirs]))
-    for (name, _), blocks in leaves.items():
-        if len({leaf.shape for leaf in blocks}) > 1:
-            raise InputError(f"{name} has other shapes in other blocks: {sorted({leaf.shape for leaf in blocks})}")
-    flat = {name: blocks[0] if alone else np.stack(blocks) for (name, alone), blocks in leaves.items()}
-    return unflatten_dict(flat, sep=".")
+    return from_state_dict(_entries(layout, told), weights, WHAT)
 
 
 def _export(params: Mapping, layout: Layout, patch_size: int, max_size: int, base_size: int) -> StateDict:
-    flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
-    stacks = [len(flat.get(f"{name}.image.attn.qkv.bias", ())) for name in ("dual_blocks", "blocks")]
+    flat = {name: np.shape(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
+    stacks = [flat.get(f"{name}.image.attn.qkv.bias", (0,))[0] for name in ("dual_blocks", "blocks")]
     dual = stacks[0] + any(name.startswith("last_block.image.attn2.") for name in flat)
-    entries = list(_entries(layout, sum(stacks) + 1, dual, any(".norm_q." in name for name in flat)))
-    check_names(flat, {entry.ours for entry in entries}, "MMDiT parameters")
-    state_dict = {}
-    for entry in entries:
-        leaf = flat[entry.ours] if entry.index is None else flat[entry.ours][entry.index]
-        state_dict.update(zip(entry.theirs, entry.split(leaf, patch_size), strict=True))
-    width = flat["x_embedder.bias"].shape[-1]
-    state_dict[layout.prefix + layout.pos_embed] = _pos_embed(width, max_size, base_size)
-    return {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+    named = _Sizes(sum(stacks) + 1, dual, any(".norm_q." in name for name in flat))
+    what = "MMDiT parameters"
+    check_names(flat, {entry.ours for entry in _entries(layout, named)}, what)
+    inputs, width = flat["x_embedder.kernel"]
+    sizes = named._replace(
+        patch=(inputs // patch_size**2, patch_size),
+        out=flat["final_linear.bias"][0],
+        width=width,
+        context=flat["context_embedder.kernel"][0],
+        pooled=flat["y_embedder.fc1.kernel"][0],
+        sinusoids=flat["t_embedder.fc1.kernel"][0],
+        head=flat["last_block.image.attn.norm_q.scale"][0] if named.qk_norm else 0,
+        hidden=flat["last_block.image.mlp.fc1.bias"][0],
+    )
+    state_dict = to_state_dict(_entries(layout, sizes), params, what)
+    return state_dict | {layout.prefix + layout.pos_embed: _pos_embed(width, max_size, base_size)}
+
+
+def _read(weights: StateDict, layout: Layout) -> _Sizes:
+    """The sizes of arrays whose names are all there, and no others."""
+    depth = layers_in(weights, f"{layout.prefix}{layout.blocks}.")
+    dual = len({name.split(".attn2.")[0] for name in weights if ".attn2." in name})
+    qk_norm = any(name.endswith((".norm_q.weight", ".ln_q.weight")) for name in weights)
+    named = _Sizes(depth, dual, qk_norm)
+    first_names = {entry.ours: entry.theirs[0] for entry in _entries(layout, named)}
+    expected = {name for entry in _entries(layout, named) for name in entry.theirs}
+    check_names(weights, expected | {layout.prefix + layout.pos_embed}, WHAT)
+
+    def shape(ours: str) -> tuple[int, ...]:
+        return weights[first_names[ours]].shape
+
+    width, channels, side, *_ = (*shape("x_embedder.kernel"), 0, 0, 0)
+    return named._replace(
+        patch=(channels, side),
+        out=shape("final_linear.bias")[0],
+        width=width,
+        context=shape("context_embedder.kernel")[-1],
+        pooled=shape("y_embedder.fc1.kernel")[-1],
+        sinusoids=shape("t_embedder.fc1.kernel")[-1],
+        head=shape("last_block.image.attn.norm_q.scale")[0] if qk_norm else 0,
+        hidden=shape("last_block.image.mlp.fc1.bias")[0],
+    )
 
 
 def _sizes(state_dict: StateDict, layout: Layout, head_dim: int) -> dict[str, int | bool]:
-    state_dict = {name: array for name, array in state_dict.items() if name.startswith(layout.prefix)}
-    start = f"{layout.prefix}{layout.blocks}."
-    numbers = [name.removeprefix(start).split(".")[0] for name in state_dict if name.startswith(start)]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
-    dual = len({name.split(".attn2.")[0] for name in state_dict if ".attn2." in name})
-    qk_norm = any(name.endswith((".norm_q.weight", ".ln_q.weight")) for name in state_dict)
-    entries = list(_entries(layout, depth, dual, qk_norm))
-    pos_embed = layout.prefix + layout.pos_embed
-    expected = {name for entry in entries for name in entry.theirs} | {pos_embed}
-    check_names(state_dict, expected, "SD3 transformer weights")
-
-    key_of = {entry.ours: entry.theirs[0] for entry in entries}
-    width, channels, patch_size, _ = state_dict[key_of["x_embedder.kernel"]].shape
-    if qk_norm:
-        head_dim = len(state_dict[key_of["last_block.image.attn.norm_q.scale"]])
-    max_size = round(state_dict[pos_embed].shape[1] ** 0.5)
-    # Column 1 holds [sin p, ...] with p = base_size / max_size, and cos p a quarter of the channels later.
-    sine, cosine = np.asarray(state_dict[pos_embed], np.float64)[0, min(1, max_size - 1), [0, width // 4]]
+    weights = _own(state_dict, layout)
+    told = _read(weights, layout)
+    channels, patch_size = told.patch
+    head_dim = told.head or head_dim
+    max_size, base_size = _grid(weights[layout.prefix + layout.pos_embed])
     return {
         "channels": channels,
         "patch_size": patch_size,
-        "depth": depth,
-        "num_heads": width // head_dim,
+        "depth": told.depth,
+        "num_heads": told.width // head_dim,
         "head_dim": head_dim,
-        "qk_norm": qk_norm,
-        "dual_attention_layers": dual,
+        "qk_norm": told.qk_norm,
+        "dual_attention_layers": told.dual,
         "pos_embed_max_size": max_size,
-        "pos_embed_base_size": max(1, round(max_size * np.arctan2(sine, cosine))),
+        "pos_embed_base_size": base_size,
     }
+
+
+def _grid(pos_embed: np.ndarray) -> tuple[int, int]:
+    """Sides of the grid of a stored position embedding (1, places, width), and of the one that its unit is."""
+    max_size, width = round(pos_embed.shape[1] ** 0.5), pos_embed.shape[-1]
+    # Column 1 holds [sin p, ...] with p = base_size / max_size, and cos p a quarter of the channels later.
+    sine, cosine = np.asarray(pos_embed, np.float64)[0, min(1, max_size - 1), [0, width // 4]]
+    return max_size, max(1, round(max_size * np.arctan2(sine, cosine)))
 
 
 def _pos_embed(width: int, max_size: int, base_size: int) -> np.ndarray:

@@ -14,7 +14,17 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
-from genjax.interop.tables import Entry, StateDict, check_config, check_names, from_state_dict, to_state_dict
+from genjax.interop.tables import (
+    Entry,
+    Row,
+    StateDict,
+    check_config,
+    check_names,
+    entries,
+    from_state_dict,
+    layers_in,
+    to_state_dict,
+)
 
 __all__ = ["from_transformers", "sizes_from_config", "sizes_from_weights", "to_transformers"]
 
@@ -23,16 +33,16 @@ TWIN = "encoder.embed_tokens.weight"
 DISTANCES = ("distances", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
 NORM = ("norm.scale", "encoder.final_layer_norm.weight")
 LAYERS = "encoder.block."
-BLOCK = [  # w: width, i: of all heads, m: inside the MLP
-    ("attention_norm.scale", "layer.0.layer_norm", "w"),
-    ("q.kernel", "layer.0.SelfAttention.q", "iw"),
-    ("k.kernel", "layer.0.SelfAttention.k", "iw"),
-    ("v.kernel", "layer.0.SelfAttention.v", "iw"),
-    ("o.kernel", "layer.0.SelfAttention.o", "wi"),
-    ("mlp_norm.scale", "layer.1.layer_norm", "w"),
-    ("mlp.gate.kernel", "layer.1.DenseReluDense.wi_0", "mw"),
-    ("mlp.up.kernel", "layer.1.DenseReluDense.wi_1", "mw"),
-    ("mlp.down.kernel", "layer.1.DenseReluDense.wo", "wm"),
+BLOCK: list[Row] = [  # w: width, i: of all heads, m: inside the MLP
+    ("attention_norm", "layer.0.layer_norm", "w"),
+    ("q", "layer.0.SelfAttention.q", "iw"),
+    ("k", "layer.0.SelfAttention.k", "iw"),
+    ("v", "layer.0.SelfAttention.v", "iw"),
+    ("o", "layer.0.SelfAttention.o", "wi"),
+    ("mlp_norm", "layer.1.layer_norm", "w"),
+    ("mlp.gate", "layer.1.DenseReluDense.wi_0", "mw"),
+    ("mlp.up", "layer.1.DenseReluDense.wi_1", "mw"),
+    ("mlp.down", "layer.1.DenseReluDense.wo", "wm"),
 ]
 FIELDS = {  # of T5Encoder, and of transformers' config.json
     "vocabulary": "vocab_size",
@@ -116,8 +126,7 @@ def _once(state_dict: StateDict) -> dict[str, np.ndarray]:
 
 
 def _sizes(weights: StateDict) -> _Sizes:
-    numbers = [name.removeprefix(LAYERS).split(".")[0] for name in weights if name.startswith(LAYERS)]
-    depth = 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+    depth = layers_in(weights, LAYERS)
     check_names(weights, {name for entry in _entries(_Sizes(depth)) for name in entry.theirs}, WHAT)
     first = f"{LAYERS}0."
     names = (NORM[1], f"{first}layer.0.SelfAttention.q.weight", f"{first}layer.1.DenseReluDense.wi_0.weight")
@@ -134,8 +143,5 @@ def _entries(sizes: _Sizes) -> Iterator[Entry]:
     yield Entry(EMBEDDING[0], (EMBEDDING[1],), (sizes.vocabulary, sizes.width))
     yield Entry(DISTANCES[0], (DISTANCES[1],), (sizes.buckets, sizes.heads))
     for i in range(sizes.depth):
-        for ours, theirs, axes in BLOCK:
-            shape = tuple(letters[letter] for letter in axes)
-            layout = "linear" if len(shape) == 2 else "same"
-            yield Entry(f"blocks.{ours}", (f"{LAYERS}{i}.{theirs}.weight",), shape, layout, i)
+        yield from entries(BLOCK, "blocks.", f"{LAYERS}{i}.", letters, i, biases=False)
     yield Entry(NORM[0], (NORM[1],), (sizes.width,))

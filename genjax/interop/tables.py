@@ -10,10 +10,13 @@ the weight there, one letter for each axis:
 `entries` spells a table out for given sizes, `from_state_dict` and `to_state_dict` move the arrays. They are never
 computed with and keep their type, so both directions are exact; each array there and each leaf here is used once, and
 has the shape that the table says. What does not fit is refused by name.
+
+Arrays are asked for one after the other: of a state dict that reads its arrays from disk when they are asked for, no
+more than one is held beside the tree.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +34,7 @@ __all__ = [
     "check_names",
     "entries",
     "from_state_dict",
+    "layers_in",
     "to_state_dict",
 ]
 
@@ -56,6 +60,8 @@ class Entry:
     layout: Layout = "same"
     index: int | None = None
     """Layer of the stack, if it is one."""
+    swapped: bool = False
+    """The two halves of the last axis here are the other way round there."""
 
     @property
     def our_shape(self) -> tuple[int, ...]:
@@ -78,46 +84,71 @@ class Entry:
         elif self.layout == "linear":
             pieces = [piece.T for piece in pieces]
         joined = np.concatenate(pieces, axis=-1) if len(pieces) > 1 else np.asarray(pieces[0])
-        return joined.reshape(self.our_shape)
+        return self._turned_round(joined.reshape(self.our_shape))
 
     def split(self, leaf: np.ndarray) -> list[np.ndarray]:
         """The arrays there from the leaf."""
-        pieces = np.split(leaf, len(self.theirs), axis=-1)
+        pieces = np.split(self._turned_round(leaf), len(self.theirs), axis=-1)
         if self.layout in ("convolution", "patches"):
             out, into, height, width = self.shape
             return [piece.reshape(height, width, into, out).transpose(3, 2, 0, 1) for piece in pieces]
         return [piece.T for piece in pieces] if self.layout == "linear" else pieces
 
+    def _turned_round(self, leaf: np.ndarray) -> np.ndarray:
+        return np.roll(leaf, leaf.shape[-1] // 2, axis=-1) if self.swapped else leaf
+
 
 def entries(
-    table: Iterable[Row], ours: str, theirs: str, sizes: Mapping[str, int], index: int | None = None
+    table: Iterable[Row],
+    ours: str,
+    theirs: str,
+    sizes: Mapping[str, int],
+    index: int | None = None,
+    *,
+    biases: bool = True,
+    swapped: Container[str] = (),
 ) -> Iterator[Entry]:
-    """The weight and bias of each layer of a table, with names that begin with `ours` and `theirs`.
+    """The weight, and with `biases` the bias, of each layer of a table; names begin with `ours` and `theirs`.
 
-    `sizes` says how long the axis of each letter is.
+    `sizes` says how long the axis of each letter is, and `swapped` which layers have their halves the other way round.
     """
     for layer, names, letters in table:
         shape = tuple(sizes[letter] for letter in letters)
         layout, leaf = {1: ("same", "scale"), 2: ("linear", "kernel"), 4: ("convolution", "kernel")}[len(shape)]
         prefixed = [theirs + name for name in names.split()]
-        yield Entry(f"{ours}{layer}.{leaf}", tuple(f"{name}.weight" for name in prefixed), shape, layout, index)
-        yield Entry(f"{ours}{layer}.bias", tuple(f"{name}.bias" for name in prefixed), shape[:1], "same", index)
+        other = ours + layer in swapped
+        yield Entry(f"{ours}{layer}.{leaf}", tuple(f"{name}.weight" for name in prefixed), shape, layout, index, other)
+        if biases:
+            bias = tuple(f"{name}.bias" for name in prefixed)
+            yield Entry(f"{ours}{layer}.bias", bias, shape[:1], "same", index, other)
 
 
 def from_state_dict(table: Iterable[Entry], state_dict: StateDict, what: str) -> dict:
     """The nested tree of parameters that a state dict holds; `what` is what it should be, for people.
 
-    Raises InputError where names are missing or unknown, and where a shape is another one.
+    Raises InputError where names are missing or unknown, where a shape is another one, and where what becomes one leaf
+    is of two types.
     """
     table = list(table)
     check_names(state_dict, {name for entry in table for name in entry.theirs}, what)
-    leaves: dict[str, list[np.ndarray]] = defaultdict(list)
-    alone = {entry.ours: entry.index is None for entry in table}
+    flat: dict[str, np.ndarray] = {}
+    depths = _depths(table)
     for entry in table:
-        for name in entry.theirs:
-            _check_shape(name, state_dict[name].shape, entry.shape)
-        leaves[entry.ours].append(entry.join([state_dict[name] for name in entry.theirs]))
-    flat = {name: layers[0] if alone[name] else np.stack(layers) for name, layers in leaves.items()}
+        pieces = [state_dict[name] for name in entry.theirs]
+        for name, piece in zip(entry.theirs, pieces, strict=True):
+            _check_shape(name, piece.shape, entry.shape)
+            held = flat.get(entry.ours, pieces[0]).dtype
+            if piece.dtype != held:
+                raise InputError(
+                    f"{name} is of {piece.dtype}, and {held} is what the other parts of {entry.ours} are of"
+                )
+        leaf = entry.join(pieces)
+        if entry.index is None:
+            flat[entry.ours] = leaf
+            continue
+        if entry.ours not in flat:
+            flat[entry.ours] = np.empty((depths[entry.ours], *leaf.shape), leaf.dtype)
+        flat[entry.ours][entry.index] = leaf
     return unflatten_dict(flat, sep=".")
 
 
@@ -126,9 +157,7 @@ def to_state_dict(table: Iterable[Entry], params: Mapping, what: str) -> dict[st
     table = list(table)
     flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
     check_names(flat, {entry.ours for entry in table}, what)
-    depths: dict[str, int] = defaultdict(int)
-    for entry in table:
-        depths[entry.ours] += entry.index is not None
+    depths = _depths(table)
     state_dict = {}
     for entry in table:
         stack = (depths[entry.ours],) if depths[entry.ours] else ()
@@ -137,6 +166,20 @@ def to_state_dict(table: Iterable[Entry], params: Mapping, what: str) -> dict[st
         state_dict.update(zip(entry.theirs, entry.split(leaf), strict=True))
     # A transposed view would be written as it lies in memory.
     return {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+
+
+def layers_in(names: Iterable[str], start: str) -> int:
+    """How many layers there are, by the highest number behind `start` in names; at least one."""
+    numbers = (name.removeprefix(start).split(".")[0] for name in names if name.startswith(start))
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _depths(table: Iterable[Entry]) -> dict[str, int]:
+    """How many layers each leaf stacks; 0 where it stacks none."""
+    depths: dict[str, int] = defaultdict(int)
+    for entry in table:
+        depths[entry.ours] += entry.index is not None
+    return depths
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], what: str) -> None:

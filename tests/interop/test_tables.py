@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.errors import InputError
-from genjax.interop.tables import Entry, check_config, check_names, entries, from_state_dict, to_state_dict
+from genjax.interop.tables import Entry, check_config, check_names, entries, from_state_dict, layers_in, to_state_dict
 
 SIZES = dict(i=2, o=3, k=3)
 TABLE = [
@@ -89,3 +89,45 @@ def test_a_config_says_what_is_needed_and_asks_for_nothing_else():
         check_config({}, ["depth", "width"], {}, "Network")
     with pytest.raises(InputError, match="^the config of a Network has activation = 'relu'; genjax knows 'silu' only$"):
         check_config({"activation": "relu"}, [], {"activation": "silu"}, "Network")
+
+
+def test_halves_that_are_swapped_are_the_other_way_round():
+    (kernel, bias) = table = list(entries([("mod", "adaln", "oi")], "", "", dict(o=4, i=2), swapped={"mod"}))
+    assert kernel.swapped and bias.swapped
+    theirs = {"adaln.weight": np.arange(8.0).reshape(4, 2), "adaln.bias": np.arange(4.0)}
+    tree = from_state_dict(table, theirs, "weights")["mod"]
+    np.testing.assert_array_equal(tree["bias"], [2, 3, 0, 1])
+    np.testing.assert_array_equal(tree["kernel"], theirs["adaln.weight"].T[:, [2, 3, 0, 1]])
+    back = to_state_dict(table, {"mod": tree}, "parameters")
+    jax.tree.map(np.testing.assert_array_equal, back, theirs)
+
+
+def test_layers_without_biases_have_none():
+    assert [entry.ours for entry in entries([("q", "q", "oi")], "", "", SIZES, biases=False)] == ["q.kernel"]
+
+
+@pytest.mark.parametrize("name", ["blocks.1.conv.bias", "layer.k.weight"])
+def test_what_becomes_one_leaf_is_of_one_type(name):
+    mixed = numbers() | {name: numbers()[name].astype(np.float16)}
+    with pytest.raises(InputError, match=rf"^{name} is of float16, and float64 is what the other parts of .* are of$"):
+        from_state_dict(TABLE, mixed, "weights")
+
+
+def test_arrays_are_asked_for_once_and_one_after_the_other():
+    class OnDisk(dict):
+        asked = []
+
+        def __getitem__(self, name):
+            self.asked.append(name)
+            return super().__getitem__(name)
+
+    theirs = OnDisk(numbers())
+    from_state_dict(TABLE, theirs, "weights")
+    assert sorted(theirs.asked) == sorted(numbers())
+
+
+@pytest.mark.parametrize(
+    ("names", "count"), [(["b.0.x", "b.11.y", "c.30.x"], 12), (["c.1"], 1), (["b.x", "b.2.z"], 3), ([], 1)]
+)
+def test_layers_are_counted_by_their_highest_number(names, count):
+    assert layers_in(names, "b.") == count
