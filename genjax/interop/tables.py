@@ -126,8 +126,8 @@ def entries(
 def from_state_dict(table: Iterable[Entry], state_dict: StateDict, what: str) -> dict:
     """The nested tree of parameters that a state dict holds; `what` is what it should be, for people.
 
-    Raises InputError where names are missing or unknown, where a shape is another one, and where what becomes one leaf
-    is of two types.
+    Raises InputError where names are missing or unknown, where a shape is another one, where a number is not finite,
+    and where what becomes one leaf is of two types.
     """
     table = list(table)
     check_names(state_dict, {name for entry in table for name in entry.theirs}, what)
@@ -137,6 +137,7 @@ def from_state_dict(table: Iterable[Entry], state_dict: StateDict, what: str) ->
         pieces = [state_dict[name] for name in entry.theirs]
         for name, piece in zip(entry.theirs, pieces, strict=True):
             _check_shape(name, piece.shape, entry.shape)
+            _check_finite(name, piece)
             held = flat.get(entry.ours, pieces[0]).dtype
             if piece.dtype != held:
                 raise InputError(
@@ -210,3 +211,9 @@ def check_config(config: Mapping[str, Any], needed: Iterable[str], only: Mapping
 def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if tuple(shape) != expected:
         raise InputError(f"{name} is of shape {tuple(shape)}, and {expected} is what fits the other arrays")
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    wrong = np.size(array) - np.count_nonzero(np.isfinite(array))
+    if wrong:
+        raise InputError(f"{name} has {wrong} numbers that are not finite, of {np.size(array)}")

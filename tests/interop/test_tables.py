@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -131,3 +132,12 @@ def test_arrays_are_asked_for_once_and_one_after_the_other():
 )
 def test_layers_are_counted_by_their_highest_number(names, count):
     assert layers_in(names, "b.") == count
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(dtype, value):
+    theirs = {name: array.astype(dtype) for name, array in numbers().items()}
+    theirs["blocks.1.conv.weight"][1, 0, 2, 1] = value
+    with pytest.raises(InputError, match=r"^blocks\.1\.conv\.weight has 1 numbers that are not finite, of 54$"):
+        from_state_dict(TABLE, theirs, "weights")
