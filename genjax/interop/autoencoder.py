@@ -10,7 +10,7 @@ autoencoder's but the quantiser's, and comes beside it. Both directions are exac
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -19,7 +19,16 @@ from genjax.errors import InputError
 from genjax.interop.tables import Entry, Row, StateDict, entries, from_state_dict, to_state_dict
 from genjax.interop.unet import with_new_names
 
-__all__ = ["Weights", "from_diffusers", "from_original", "to_diffusers", "to_original"]
+__all__ = [
+    "Weights",
+    "config_for_diffusers",
+    "from_diffusers",
+    "from_original",
+    "sizes_from_diffusers",
+    "sizes_from_original",
+    "to_diffusers",
+    "to_original",
+]
 
 CODEBOOK = "quantize.embedding.weight"
 """The name of a codebook in every layout."""
@@ -129,10 +138,7 @@ def from_original(state_dict: StateDict) -> Weights:
 
     Raises InputError where a name is missing or unknown, or a shape does not fit.
     """
-    if any(name.startswith(IN_OTHER_FILES) for name in state_dict):
-        own = {name: array for name, array in state_dict.items() if name.startswith(IN_OTHER_FILES)}
-        state_dict = {name.removeprefix(IN_OTHER_FILES): array for name, array in own.items()}
-    return _read({name: array for name, array in state_dict.items() if not name.startswith("loss.")}, ORIGINAL)
+    return _read(_own(state_dict), ORIGINAL)
 
 
 def to_original(autoencoder: Mapping, codebook: np.ndarray | None = None) -> StateDict:
@@ -141,6 +147,64 @@ def to_original(autoencoder: Mapping, codebook: np.ndarray | None = None) -> Sta
     Raises InputError where the parameters are not those of an Autoencoder.
     """
     return _written(autoencoder, codebook, ORIGINAL)
+
+
+def sizes_from_diffusers(state_dict: StateDict) -> dict[str, Any]:
+    """Constructor arguments of the Autoencoder that a state dict of AutoencoderKL or VQModel fits, but for its groups.
+
+    Groups are not in the weights; all released ones have 32. Raises InputError where a name is missing.
+    """
+    return _told(with_new_names(state_dict), DIFFUSERS)
+
+
+def sizes_from_original(state_dict: StateDict) -> dict[str, Any]:
+    """As `sizes_from_diffusers`, of an original file."""
+    return _told(_own(state_dict), ORIGINAL)
+
+
+def config_for_diffusers(sizes: Mapping[str, Any], scale: float, shift: float | None) -> dict[str, Any]:
+    """The `config.json` of the `AutoencoderKL` of an Autoencoder's sizes, and of how latents are scaled and shifted."""
+    attention = ["Attn" if level in sizes["attention_levels"] else "" for level in range(len(sizes["widths"]))]
+    quantised = sizes["code_channels"] is not None
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": sizes["image_channels"],
+        "out_channels": sizes["image_channels"],
+        "down_block_types": [f"{name}DownEncoderBlock2D" for name in attention],
+        "up_block_types": [f"{name}UpDecoderBlock2D" for name in attention[::-1]],
+        "block_out_channels": list(sizes["widths"]),
+        "layers_per_block": sizes["blocks"],
+        "latent_channels": sizes["z_channels"],
+        "norm_num_groups": sizes.get("groups", 32),
+        "mid_block_add_attention": sizes["middle_attention"],
+        "use_quant_conv": quantised,
+        "use_post_quant_conv": quantised,
+        "scaling_factor": scale,
+        "shift_factor": shift,
+    }
+
+
+def _told(arrays: StateDict, layout: _Layout) -> dict[str, Any]:
+    sizes = _sizes(arrays, layout, WHAT)
+    encoded, code = (sizes.out, sizes.z_channels) if sizes.quant is None else sizes.quant
+    return dict(
+        image_channels=sizes.image_channels,
+        widths=tuple(sizes.widths),
+        blocks=sizes.blocks,
+        attention_levels=tuple(sorted(sizes.attention_levels)),
+        middle_attention=sizes.middle_attention,
+        z_channels=sizes.z_channels,
+        code_channels=None if sizes.quant is None else code,
+        moments=encoded == 2 * code,
+    )
+
+
+def _own(state_dict: StateDict) -> dict[str, np.ndarray]:
+    """The arrays of the autoencoder in an original file."""
+    inside = any(name.startswith(IN_OTHER_FILES) for name in state_dict)
+    start = IN_OTHER_FILES if inside else ""
+    own = {name.removeprefix(start): state_dict[name] for name in state_dict if name.startswith(start)}
+    return {name: array for name, array in own.items() if not name.startswith("loss.")}
 
 
 def _read(state_dict: StateDict, layout: _Layout) -> Weights:

@@ -30,7 +30,7 @@ from genjax.interop.tables import (
     to_state_dict,
 )
 
-__all__ = ["from_transformers", "sizes_from_config", "sizes_from_weights", "to_transformers"]
+__all__ = ["config_for_transformers", "from_transformers", "sizes_from_config", "sizes_from_weights", "to_transformers"]
 
 START = "text_model."
 EMBEDDING = ("embed.embedding", f"{START}embeddings.token_embedding.weight")
@@ -123,6 +123,23 @@ def sizes_from_weights(state_dict: StateDict, *, head_dim: int = 64) -> dict[str
         projection=sizes.projection or None,
         end=sizes.vocabulary - 1,
     )
+
+
+def config_for_transformers(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of the text model of a CLIPText's sizes."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    projected = sizes["projection"] is not None
+    kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+    return {theirs: sizes[ours] for ours, theirs in FIELDS.items()} | {
+        "architectures": [kind],
+        "model_type": "clip_text_model",
+        "hidden_act": names[sizes["activation"]],
+        "projection_dim": sizes["projection"] if projected else sizes["width"],
+        "layer_norm_eps": 1e-5,
+        "eos_token_id": sizes["end"],
+        "bos_token_id": sizes["end"] - 1,
+        "pad_token_id": sizes["end"],
+    }
 
 
 class _Sizes(NamedTuple):

@@ -15,7 +15,7 @@ Arrays are moved, never computed with, and keep their type: both directions are 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -35,6 +35,7 @@ from genjax.nn.embeddings import sincos_2d_centre_crop
 
 __all__ = [
     "Layout",
+    "config_for_diffusers",
     "from_diffusers",
     "from_original",
     "sizes_from_diffusers",
@@ -144,6 +145,27 @@ def sizes_from_diffusers(state_dict: StateDict, *, head_dim: int = 64) -> dict[s
 def sizes_from_original(state_dict: StateDict, *, head_dim: int = 64) -> dict[str, int | bool]:
     """As `sizes_from_diffusers`, for a released SD3 file."""
     return _sizes(state_dict, ORIGINAL, head_dim)
+
+
+def config_for_diffusers(state_dict: StateDict, sizes: Mapping[str, int | bool]) -> dict[str, Any]:
+    """The `config.json` of the `SD3Transformer2DModel` that a state dict of its own layout and an MMDiT's sizes are."""
+    told = _read(state_dict, DIFFUSERS)
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": sizes["pos_embed_base_size"] * told.patch[1],
+        "patch_size": told.patch[1],
+        "in_channels": told.patch[0],
+        "out_channels": told.out // told.patch[1] ** 2,
+        "num_layers": told.depth,
+        "attention_head_dim": sizes["head_dim"],
+        "num_attention_heads": sizes["num_heads"],
+        "joint_attention_dim": told.context,
+        "caption_projection_dim": told.width,
+        "pooled_projection_dim": told.pooled,
+        "pos_embed_max_size": sizes["pos_embed_max_size"],
+        "dual_attention_layers": list(range(told.dual)),
+        "qk_norm": "rms_norm" if told.qk_norm else None,
+    }
 
 
 class _Sizes(NamedTuple):

@@ -26,7 +26,7 @@ from genjax.interop.tables import (
     to_state_dict,
 )
 
-__all__ = ["from_transformers", "sizes_from_config", "sizes_from_weights", "to_transformers"]
+__all__ = ["config_for_transformers", "from_transformers", "sizes_from_config", "sizes_from_weights", "to_transformers"]
 
 EMBEDDING = ("embed.embedding", "shared.weight")
 TWIN = "encoder.embed_tokens.weight"
@@ -102,6 +102,19 @@ def sizes_from_weights(state_dict: StateDict) -> dict[str, int]:
         mlp_width=sizes.hidden,
         buckets=sizes.buckets,
     )
+
+
+def config_for_transformers(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of the `T5EncoderModel` of a T5Encoder's sizes."""
+    return {theirs: sizes[ours] for ours, theirs in FIELDS.items()} | {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "is_encoder_decoder": False,
+        "relative_attention_max_distance": sizes.get("max_distance", 128),
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        **ONLY,
+    }
 
 
 class _Sizes(NamedTuple):

@@ -15,7 +15,7 @@ import safetensors
 
 from genjax.errors import InputError
 
-__all__ = ["read_config", "read_state_dict", "weight_files"]
+__all__ = ["read_config", "read_metadata", "read_state_dict", "weight_files"]
 
 INDEX = "*.safetensors.index.json"
 DTYPES = {
@@ -86,6 +86,11 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     return _json(file)
 
 
+def read_metadata(file: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises InputError where it is damaged or none."""
+    return _header(Path(file))[0].get("__metadata__", {})
+
+
 def _plain(file: Path) -> bool:
     """Whether a name has no variant between its stem and its ending."""
     return file.name.removesuffix(".index.json").removesuffix(".safetensors").count(".") == 0
@@ -125,27 +130,32 @@ def _check_shard(file: Path, found: Mapping[str, np.ndarray], named: set[str]) -
             raise InputError(f"{file} {verb} {', '.join(sorted(names)[:6])}{more}, by the index beside it")
 
 
-def _mapped(file: Path) -> dict[str, np.ndarray]:
-    """Views of the arrays of a safetensors file."""
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """(What a safetensors file says of itself, where its arrays begin)."""
     with file.open("rb") as opened:
-        start = opened.read(8)
-    if start[:1] == b"\x80" or start[:2] == b"PK":
+        start = opened.read(9)
+    if start[8:] != b"{" and start.startswith((b"\x80", b"PK")):  # a header may be 128 bytes long, and begins with {
         raise InputError(f"{file} is a pickle or an archive of one, whatever its name: safetensors files are read only")
     try:
         with safetensors.safe_open(file, framework="numpy"):  # checks the header against the file
             pass
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{file} is not a whole safetensors file: {error}") from error
-    size = int.from_bytes(start, "little")
+    size = int.from_bytes(start[:8], "little")
     with file.open("rb") as opened:
         opened.seek(8)
-        header = json.loads(opened.read(size))
+        return json.loads(opened.read(size)), 8 + size
+
+
+def _mapped(file: Path) -> dict[str, np.ndarray]:
+    """Views of the arrays of a safetensors file."""
+    header, start = _header(file)
     header.pop("__metadata__", None)
-    whole = np.memmap(file, np.uint8, "r", offset=0)
+    whole = np.memmap(file, np.uint8, "r")
     arrays = {}
     for name, told in header.items():
         if told["dtype"] not in DTYPES:
             raise InputError(f"{file}: {name} is of {told['dtype']}; {', '.join(DTYPES)} are read")
-        begin, end = (8 + size + place for place in told["data_offsets"])
+        begin, end = (start + place for place in told["data_offsets"])
         arrays[name] = np.asarray(whole[begin:end]).view(DTYPES[told["dtype"]]).reshape(told["shape"])
     return arrays

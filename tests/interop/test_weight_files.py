@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from genjax.errors import InputError
-from genjax.interop.weight_files import read_config, read_state_dict, weight_files
+from genjax.interop.weight_files import read_config, read_metadata, read_state_dict, weight_files
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -105,6 +105,23 @@ def test_a_pickle_is_no_safetensors_file_whatever_its_name(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content())
     with pytest.raises(InputError, match=r"model\.safetensors is a pickle or an archive of one, whatever its name"):
         read_state_dict(tmp_path)
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_none(tmp_path):
+    """The length of the header comes first: 0x80 is how pickles begin, and 0x4b50 how archives do."""
+    path = tmp_path / "model.safetensors"
+    for size in (0x80, 0x4B50):
+        told = {"": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        name = "a" * (size - len(json.dumps(told, separators=(",", ":"))))
+        safetensors.numpy.save_file({name: np.ones(1, np.float32)}, path)
+        assert path.read_bytes()[:8] == size.to_bytes(8, "little")
+        assert read_state_dict(path)[name] == 1
+
+
+def test_metadata_are_read(tmp_path):
+    assert read_metadata(write(tmp_path / "model.safetensors")) == {"format": "pt"}
+    safetensors.numpy.save_file(ARRAYS, tmp_path / "bare.safetensors")
+    assert read_metadata(tmp_path / "bare.safetensors") == {}
 
 
 @pytest.mark.parametrize(
