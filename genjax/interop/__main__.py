@@ -21,9 +21,9 @@ from genjax.errors import InputError
 from genjax.interop import networks
 from genjax.interop.tables import StateDict
 
-__all__ = ["Convert", "main"]
+__all__ = ["Convert", "convert", "inspect", "main"]
 
-USAGE = "inspect PATH, or convert SOURCE TARGET --layout diffusers|original|genjax"
+_USAGE = "inspect PATH, or convert SOURCE TARGET --layout diffusers|original|genjax"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         case ["convert", source, target]:
             convert(Path(source), Path(target), config.parse(argv[options:], Convert()), Console())
         case _:
-            raise InputError(f"python -m genjax.interop takes {USAGE}")
+            raise InputError(f"python -m genjax.interop takes {_USAGE}")
 
 
 def inspect(path: Path, console: Console) -> None:
