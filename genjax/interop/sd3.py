@@ -40,6 +40,7 @@ __all__ = [
     "from_original",
     "sizes_from_diffusers",
     "sizes_from_original",
+    "table_for_diffusers",
     "to_diffusers",
     "to_original",
 ]
@@ -100,7 +101,7 @@ DIFFUSERS = Layout(
 ORIGINAL = Layout(
     column=2, prefix="model.diffusion_model.", blocks="joint_blocks", pos_embed="pos_embed", qkv=3, swapped=()
 )
-WHAT = "SD3 transformer weights"
+WHAT, OURS = "SD3 transformer weights", "MMDiT parameters"
 
 
 def from_diffusers(state_dict: StateDict) -> dict:
@@ -145,6 +146,14 @@ def sizes_from_diffusers(state_dict: StateDict, *, head_dim: int = 64) -> dict[s
 def sizes_from_original(state_dict: StateDict, *, head_dim: int = 64) -> dict[str, int | bool]:
     """As `sizes_from_diffusers`, for a released SD3 file."""
     return _sizes(state_dict, ORIGINAL, head_dim)
+
+
+def table_for_diffusers(params: Mapping, *, patch_size: int) -> list[Entry]:
+    """Which arrays of `SD3Transformer2DModel` each leaf of MMDiT parameters is, or of as many shapes.
+
+    Raises InputError where the parameters are not those of an MMDiT.
+    """
+    return list(_entries(DIFFUSERS, _held(params, DIFFUSERS, patch_size)))
 
 
 def config_for_diffusers(state_dict: StateDict, sizes: Mapping[str, int | bool]) -> dict[str, Any]:
@@ -240,14 +249,20 @@ def _import(state_dict: StateDict, layout: Layout) -> dict:
 
 
 def _export(params: Mapping, layout: Layout, patch_size: int, max_size: int, base_size: int) -> StateDict:
+    sizes = _held(params, layout, patch_size)
+    state_dict = to_state_dict(_entries(layout, sizes), params, OURS)
+    return state_dict | {layout.prefix + layout.pos_embed: _pos_embed(sizes.width, max_size, base_size)}
+
+
+def _held(params: Mapping, layout: Layout, patch_size: int) -> _Sizes:
+    """The sizes of MMDiT parameters whose names are all there, and no others."""
     flat = {name: np.shape(leaf) for name, leaf in flatten_dict(params, sep=".").items()}
     stacks = [flat.get(f"{name}.image.attn.qkv.bias", (0,))[0] for name in ("dual_blocks", "blocks")]
     dual = stacks[0] + any(name.startswith("last_block.image.attn2.") for name in flat)
     named = _Sizes(sum(stacks) + 1, dual, any(".norm_q." in name for name in flat))
-    what = "MMDiT parameters"
-    check_names(flat, {entry.ours for entry in _entries(layout, named)}, what)
+    check_names(flat, {entry.ours for entry in _entries(layout, named)}, OURS)
     inputs, width = flat["x_embedder.kernel"]
-    sizes = named._replace(
+    return named._replace(
         patch=(inputs // patch_size**2, patch_size),
         out=flat["final_linear.bias"][0],
         width=width,
@@ -257,8 +272,6 @@ def _export(params: Mapping, layout: Layout, patch_size: int, max_size: int, bas
         head=flat["last_block.image.attn.norm_q.scale"][0] if named.qk_norm else 0,
         hidden=flat["last_block.image.mlp.fc1.bias"][0],
     )
-    state_dict = to_state_dict(_entries(layout, sizes), params, what)
-    return state_dict | {layout.prefix + layout.pos_embed: _pos_embed(width, max_size, base_size)}
 
 
 def _read(weights: StateDict, layout: Layout) -> _Sizes:
