@@ -7,6 +7,7 @@ With c the conditional, u the unconditional and b the prediction of a worse netw
     classifier         score + w grad log p(y | x_t)                     Dhariwal and Nichol 2021, arXiv:2105.05233
     autoguidance       b + w (c - b)                                     Karras et al. 2024, arXiv:2406.02507
     clipped            x_0 brought into the range of the data            Ho et al. 2020, arXiv:2006.11239, their code
+    inpainted          x_0 as it is known, where it is                   Lugmayr et al. 2022, arXiv:2201.09865
 
 A scale of 1 (of a classifier, 0) is no guidance: call the denoiser itself, which costs one pass. Any affine prediction
 may be guided by the first and the last, as their combinations commute with conversion.
@@ -22,7 +23,14 @@ from genjax.diffusion.predictions import Denoised
 from genjax.diffusion.process import Process, like
 from genjax.errors import InputError
 
-__all__ = ["ConditionalDenoiser", "autoguidance", "classifier_free_guidance", "classifier_guidance", "clipped"]
+__all__ = [
+    "ConditionalDenoiser",
+    "autoguidance",
+    "classifier_free_guidance",
+    "classifier_guidance",
+    "clipped",
+    "inpainted",
+]
 
 ConditionalDenoiser = Callable[[Array, Array, PyTree], Array]
 
@@ -121,6 +129,30 @@ def classifier_guidance(
         return denoised._replace(x_0=x_0, eps=eps)
 
     return guided
+
+
+def inpainted(
+    denoiser: Callable[..., Denoised],
+    x_0: Float[Array, "B *shape"],
+    eps: Float[Array, "B *shape"],
+    kept: Float[Array, "B *ones"],
+) -> Callable[..., Denoised]:
+    """A denoiser that knows x_0 and the noise in it where `kept` is 1, and elsewhere says what `denoiser` says.
+
+    Samples that begin at `noised(process, x_0, eps, t)` are that of (x_0, eps) at each step, as where a loop writes the
+    known part over after each (RePaint, Lugmayr et al. 2022, arXiv:2201.09865, equation 8, with one noise for all
+    steps, as diffusers' inpainting of flows has it), by every solver that is exact where x_0 and eps do not change:
+    DDIM and DPM-Solver++, and Euler and Heun where alpha and sigma are linear in time.
+    """
+
+    def held(x, t, *end):
+        found = denoiser(x, t, *end)
+        known = {"x_0": x_0, "eps": eps}
+        return found._replace(
+            **{name: kept * value + (1 - kept) * getattr(found, name) for name, value in known.items()}
+        )
+
+    return held
 
 
 def clipped(process: Process, denoiser: Callable[..., Denoised], size: float) -> Callable[..., Denoised]:

@@ -212,6 +212,7 @@ class Denoising(Task):
         *,
         seed: int,
         sampler: Sampler | None = None,
+        negative: str | None = None,
         start: Start | None = None,
         guide: Guide | None = None,
         worse: Worse | None = None,
@@ -220,7 +221,8 @@ class Denoising(Task):
     ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
         """One image or latent for each of the words; with `trajectory`, all states of each, from the first on.
 
-        They begin at noise, or at a `start`; a `guide` leads each to a class, a `worse` system away from its errors.
+        They begin at noise, or at a `start`; guidance leads away from `negative`, or from the null of the condition, a
+        `guide` leads each to a class, and a `worse` system away from its errors.
         Sample i depends on (seed, i, words i) alone, not on the batch. Raises InputError for words that stand for
         nothing, such as a prompt that is longer than the text encoder takes, and for a sampler, a start or a system
         that does not fit.
@@ -231,6 +233,7 @@ class Denoising(Task):
             words,
             seed=seed,
             sampler=sampler or self.sampler,
+            negative=negative,
             start=start,
             guide=guide,
             worse=worse,

@@ -167,6 +167,8 @@ class DrawImages(Drawing):
     """Picture of the run's size to start from, in place of noise: PNG, JPEG or WebP."""
     strength: float = 0.75
     """Share of the steps taken from --image on, in (0, 1]: how little of it is left."""
+    mask: str | None = None
+    """Picture of the same size, white where --image is drawn anew, black where it is kept; all anew when not given."""
     inversion: bool = False
     """Start where the probability-flow ODE carries --image, and not from it with fresh noise."""
     wanted: str | None = None
@@ -184,6 +186,8 @@ class DrawImages(Drawing):
             raise InputError(f"--num is the number of samples, at least 1, not {self.num}")
         if self.image is None and self.inversion:
             raise InputError("--inversion is of an --image, and none is given")
+        if self.image is None and self.mask is not None:
+            raise InputError("--mask says what is drawn anew of an --image, and none is given")
         if self.couples:
             self._check_couples(task)
         sampling.check(task, self.sampler(task), self.start(task))
@@ -192,6 +196,15 @@ class DrawImages(Drawing):
         self.worse_run(task)
         if self.wish is not None:
             task.condition.asked([self.wish], task.data)
+        if self.unwanted is not None:
+            task.condition.asked([self.unwanted], task.data)
+            if self.guidance == 1:
+                raise InputError("--negative is what guidance leads away from, and --guidance 1 is none")
+
+    @property
+    def unwanted(self) -> str | None:
+        """What guidance leads away from; None for the null of the condition."""
+        return None
 
     def classes(self, task: Any) -> list[int]:
         """To which class the classifier leads each sample; none without one."""
@@ -217,11 +230,9 @@ class DrawImages(Drawing):
             return None
         if not isinstance(task.space, Pixels):
             raise InputError(f"--image is a picture, and the space of this run is {type(task.space).__name__}")
-        path = Path(self.image)
-        if not path.is_file():
-            raise InputError(f"--image is a PNG, JPEG or WebP file, and there is none at {path}")
-        picture = decode_whole(path.read_bytes(), str(path), channels=task.data.image_shape[-1])
-        return Start(picture[None], self.strength, self.inversion)
+        picture = _picture("--image", self.image, task.data.image_shape[-1])
+        kept = None if self.mask is None else (_picture("--mask", self.mask, 1) < 0).astype(np.float32)
+        return Start(picture[None], self.strength, self.inversion, None if kept is None else kept[None])
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, sampler, start = self.words(task), self.sampler(task), self.start(task)
@@ -235,6 +246,7 @@ class DrawImages(Drawing):
             words,
             seed=self.seed,
             sampler=sampler,
+            negative=self.unwanted,
             start=start,
             guide=self.guide(task, classes),
             worse=self.led(task),
@@ -288,10 +300,16 @@ class DrawPrompt(DrawImages):
 
     prompt: str | None = None
     """Text to draw; the captions of the training data in turn when not given."""
+    negative: str | None = None
+    """Text that guidance leads away from; the empty one when not given."""
 
     @property
     def wish(self) -> str | None:
         return self.prompt
+
+    @property
+    def unwanted(self) -> str | None:
+        return self.negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,6 +397,14 @@ class JudgeCaptions(Drawing):
 
         figures = caption_figures(real(task.data), draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))
+
+
+def _picture(option: str, name: str, channels: int) -> np.ndarray:
+    """A picture in [-1, 1] (H, W, channels). Raises InputError where there is no such file."""
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{option} is a PNG, JPEG or WebP file, and there is none at {path}")
+    return decode_whole(path.read_bytes(), str(path), channels=channels)
 
 
 def in_turn(wishes: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:

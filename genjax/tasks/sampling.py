@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.data import in_blocks, real
 from genjax.diffusion.grids import Grid, ShiftedTimes, grid_times
-from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance, clipped
+from genjax.diffusion.guidance import (
+    autoguidance,
+    classifier_free_guidance,
+    classifier_guidance,
+    clipped,
+    inpainted,
+)
 from genjax.diffusion.learned_variance import LearnedVariance
 from genjax.diffusion.predictions import Denoised, Prediction
 from genjax.diffusion.process import Process, noised, prior_std
@@ -40,13 +46,16 @@ from genjax.parallel.rules import by_rows
 from genjax.tasks.noisy_classification import Guide
 from genjax.tasks.starts import Start
 
-__all__ = ["STEPS", "Sampler", "Worse", "check", "check_worse", "noise", "sample", "times"]
+__all__ = ["STEPS", "Sampler", "Worse", "check", "check_worse", "noise", "sample", "sample_rows", "times"]
 
 OF_STEPS = 2**31 - 2
 """What the seed is folded with for the noise of steps; rows, which are folded for the noise of the start, are fewer."""
 
 OF_WORSE = "worse."
 """What the names of rows begin with that are for a worse system, which may read words in its own way."""
+
+OF_NULL = "null."
+"""What the names of rows begin with that stand in for the null of the condition."""
 
 STEPS = 64
 """One program draws samples in any number of steps up to this one, another in up to twice as many, and so on."""
@@ -164,8 +173,20 @@ def check(task: Any, sampler: Sampler, start: Start | None = None, rows: int | N
         raise InputError(f"the image to start from is of shape {shape}, and those of the run are of {task.shape}")
     if rows is not None and len(start.images) not in (1, rows):
         raise InputError(f"{rows} samples start from one image, or from one each, not from {len(start.images)}")
+    if start.kept is not None:
+        _check_kept(start, sampler)
     if start.inverted:
         _check_inversion(task, sampler.solver, times[::-1])
+
+
+def _check_kept(start: Start, sampler: Sampler) -> None:
+    shape, expected = start.kept.shape, (*start.images.shape[1:3], 1)
+    if shape[1:] != expected or shape[0] not in (1, len(start.images)):
+        raise InputError(f"what is kept of an image is of shape {shape}, and {expected} of each is accepted")
+    if start.inverted:
+        raise InputError("an image is kept in part where samples begin at its noise, not where it was inverted")
+    if isinstance(sampler.solver, Jump):
+        raise InputError("an image is kept in part by estimates of the data, and Jump steps along mean velocities")
 
 
 def _check_inversion(task: Any, solver: Solver, times: Float[np.ndarray, " T"]) -> None:
@@ -185,6 +206,26 @@ def sample(
     trained: PyTree[Array],
     words: Sequence[str],
     *,
+    negative: str | None = None,
+    worse: Worse | None = None,
+    **how: Any,
+) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
+    """Samples of a `Denoising` task: see there."""
+    rows = task.condition.asked(words, task.data)
+    null = {} if negative is None else task.condition.asked([negative], task.data)
+    rows |= {f"{OF_NULL}{name}": np.repeat(row, len(words), axis=0) for name, row in null.items()}
+    if worse is not None:
+        own = worse.task.condition.asked(words, worse.task.data)
+        rows |= {f"{OF_WORSE}{name}": array for name, array in own.items()}
+    return sample_rows(task, trained, rows, len(words), worse=worse, **how)
+
+
+def sample_rows(
+    task: Any,
+    trained: PyTree[Array],
+    rows: dict[str, np.ndarray],
+    number: int,
+    *,
     seed: int,
     sampler: Sampler,
     start: Start | None = None,
@@ -193,14 +234,20 @@ def sample(
     trajectory: bool = False,
     batch_size: int = 64,
 ) -> Float[np.ndarray, "N H W C"] | Float[np.ndarray, "F N H W C"]:
-    """Samples of a `Denoising` task: see there."""
-    check(task, sampler, start, len(words))
-    rows, index = task.condition.asked(words, task.data), np.arange(len(words))
+    """`number` samples of a `Denoising` task, of rows that its condition reads.
+
+    Rows whose names begin with `null.` are guided away from in place of the condition's null, and those with `worse.`
+    are for a worse system. The rest as of `Denoising.sample`.
+    """
+    check(task, sampler, start, number)
+    rows, index = dict(rows), np.arange(number)
     times = sampler.times(task.process, task.prediction)
     bound = -(-sampler.steps // STEPS) * STEPS
     if start is not None:
         times = start.times(times)
-        rows["start"] = np.broadcast_to(start.images, (len(words), *task.shape)).astype(np.float32)
+        rows["start"] = np.broadcast_to(start.images, (number, *task.shape)).astype(np.float32)
+        if start.kept is not None:
+            rows["kept"] = np.broadcast_to(start.kept, (number, *task.shape[:2], 1)).astype(np.float32)
     steps = len(times) - 1
     way = _Way(task, sampler.solver, trajectory, clip_denoised=sampler.clip_denoised)
     given = {"seed": seed, "times": padded(times, bound), "steps": steps}
@@ -217,8 +264,6 @@ def sample(
     if worse is not None:
         check_worse(task, worse.task, sampler)
         way = way._replace(worse=worse.task)
-        own = worse.task.condition.asked(words, worse.task.data)
-        rows |= {f"{OF_WORSE}{name}": array for name, array in own.items()}
         given["worse"] = worse.trained, worse.scale
     drawn = partial(_draw, way, **given)
 
@@ -226,7 +271,7 @@ def sample(
         images = by_rows(drawn, trained, dict(zip(rows, arrays, strict=True)), index)
         return images[: steps + 1] if trajectory else images
 
-    size = min(batch_size, len(words))
+    size = min(batch_size, number)
     return in_blocks(draw, index, *rows.values(), size=size, axis=1 if trajectory else 0)
 
 
@@ -263,9 +308,13 @@ class _Way(NamedTuple):
 def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, guidance=1, classifier=None, worse=None):
     """A batch of samples. `classifier` and `worse` are pairs of weights and a scale."""
     task = way.task
-    images, wanted = rows.pop("start", None), rows.pop("wanted", None)
-    words_of_worse = {name.removeprefix(OF_WORSE): rows.pop(name) for name in list(rows) if name.startswith(OF_WORSE)}
-    null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
+    images, kept, wanted = (rows.pop(name, None) for name in ("start", "kept", "wanted"))
+    words_of_worse, null = (
+        {name.removeprefix(start): rows.pop(name) for name in list(rows) if name.startswith(start)}
+        for start in (OF_WORSE, OF_NULL)
+    )
+    if not null:
+        null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
     predict = partial(task.predict, trained)
     condition = task.encode(trained, rows)
     denoised = plain = _denoiser(task, lambda t: predict, condition)
@@ -297,7 +346,10 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
     if images is None:
         x = _noise(task, row, times[0])
     elif rising is None:
-        x = noised(task.process, task.space.to_x_0(images), _normal(row, images.shape[1:]), times[0])
+        x_0, eps = task.space.to_x_0(images), _normal(row, images.shape[1:])
+        x = noised(task.process, x_0, eps, times[0])
+        if kept is not None:
+            denoised = inpainted(denoised, x_0, eps, kept)
     else:
         if task.condition.dropout:
             plain = _denoiser(task, lambda t: predict, task.encode(trained, null))

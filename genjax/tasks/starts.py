@@ -1,4 +1,4 @@
-"""Where samples begin, in place of noise: image-to-image, and inversion."""
+"""Where samples begin, in place of noise: image-to-image, inversion, and inpainting."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,10 @@ class Start(NamedTuple):
     """Whether the start is where the probability-flow ODE carries the image, and not the image with fresh noise (Song
     et al. 2021, arXiv:2010.02502, section 5.4). On its way there the network is told the null of the condition, or, if
     it was never trained on that, what is wanted."""
+
+    kept: Float[np.ndarray, "N H W 1"] | None = None
+    """1 where the image is kept as it is and 0 where it is drawn anew, one for each sample or one for all; None draws
+    all anew. Between them the estimates are blended."""
 
     def steps(self, steps: int) -> int:
         """How many of the steps are taken. Raises InputError for a strength that is no share."""

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from genjax.diffusion.grids import ChainTimes, grid_times
-from genjax.diffusion.guidance import autoguidance, classifier_free_guidance, classifier_guidance, clipped
+from genjax.diffusion.guidance import (
+    autoguidance,
+    classifier_free_guidance,
+    classifier_guidance,
+    clipped,
+    inpainted,
+)
 from genjax.diffusion.predictions import Denoised, Velocity
 from genjax.diffusion.process import RectifiedFlow, like, noised
-from genjax.diffusion.processes import DDPM, EDM
-from genjax.diffusion.solvers import DDIM, integrate
+from genjax.diffusion.processes import DDPM, EDM, VP
+from genjax.diffusion.solvers import DDIM, DPMpp2M, Euler, Heun, integrate
 from genjax.errors import InputError
 
 
@@ -271,3 +277,38 @@ def test_where_there_is_no_noise_the_estimate_is_clipped_and_the_noise_stays():
     said = clipped(RectifiedFlow(), lambda x, t: Denoised(x, 7 * x), 1.0)(x, jnp.zeros(1))
     np.testing.assert_array_equal(said.x_0, [[1.0, 0.5]])
     np.testing.assert_array_equal(said.eps, 7 * x)
+
+
+@pytest.mark.parametrize(
+    ("solver", "process"),
+    [
+        (Euler(), RectifiedFlow()),
+        (Heun(), RectifiedFlow()),
+        (DPMpp2M(), RectifiedFlow()),
+        (DDIM(), VP()),
+        (DPMpp2M(), VP()),
+        (Heun(), EDM()),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_what_is_known_stays_on_its_way_to_the_data_and_the_rest_goes_its_own(solver, process):
+    """By a denoiser that looks at each number alone, so that neither part can see the other."""
+    x_0, eps = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    kept = np.float32([[1], [1], [0]])
+    times = np.linspace(1.0, 0.0, 8, dtype=np.float32)
+    times = times[:-1] if solver.evaluates_last else times
+
+    def denoiser(x, t):
+        estimate = 0.3 * jnp.tanh(x)
+        alpha, sigma = (like(part(t), x) for part in (process.alpha, process.sigma))
+        return Denoised(estimate, (x - alpha * estimate) / sigma)
+
+    x = noised(process, x_0, eps, times[0])
+    blended = integrate(solver, process, inpainted(denoiser, x_0, eps, kept), x, times, trajectory=True)
+    alone = integrate(solver, process, denoiser, x, times)
+    for t, state in zip(times, blended, strict=True):
+        np.testing.assert_allclose(
+            state[:2], noised(process, x_0, eps, t)[:2], rtol=0, atol=1e-4 * max(1, process.sigma(t))
+        )
+    np.testing.assert_allclose(blended[-1][2], alone[2], rtol=1e-5, atol=1e-5)
+    assert np.abs(alone[:2] - x_0[:2]).max() > 0.1

@@ -125,6 +125,16 @@ def test_a_worse_system_reads_words_in_its_own_way(unclipped, params, worse):
 
 
 @pytest.mark.slow
+def test_guidance_leads_away_from_what_is_not_wanted_and_without_a_word_from_the_null(unclipped, params, drawn):
+    plain = replace(unclipped.sampler, guidance=1.0)
+    good = drawn(plain)
+    bad = unclipped.sample(params, ["a handwritten nine"] * 3, seed=0, sampler=plain)
+    led = drawn(replace(unclipped.sampler, guidance=3.0), negative="a handwritten nine")
+    np.testing.assert_allclose(led, bad + 3 * (good - bad), atol=1e-5)
+    np.testing.assert_allclose(drawn(negative=""), drawn(), atol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_interval_is_of_times_whatever_the_network_sees_of_them():
     """EDM's network sees log(sigma) / 4, which is 0.9 where t is 0.5."""
     task = Denoising(

@@ -123,11 +123,27 @@ def test_an_inversion_is_finite_or_refused(process):
         (Start(IMAGES, 0.0), Euler(), "strength is a share"),
         (Start(IMAGES[:2], 0.5), Euler(), "3 samples start from one image, or from one each, not from 2"),
         (Start(IMAGES, 0.5, inverted=True), DPMppSDE2M(), "DPMppSDE2M draws noise, and an inversion follows the ODE"),
+        (Start(IMAGES, 0.5, kept=np.ones((3, 8, 8, 3))), Euler(), "what is kept of an image is of shape .3, 8, 8, 3.,"),
+        (Start(IMAGES, 0.5, kept=np.ones((2, 8, 8, 1))), Euler(), "what is kept of an image is of shape .2, 8, 8, 1.,"),
+        (Start(IMAGES, 0.5, True, np.ones((1, 8, 8, 1))), Euler(), "not where it was inverted"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused(task, params, start, solver, sentence):
     with pytest.raises(InputError, match=sentence):
         task.sample(params, WORDS, seed=0, sampler=replace(task.sampler, solver=solver), start=start)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_what_is_kept_of_an_image_is_there_in_the_end_and_the_rest_is_drawn(task, params, strength):
+    kept = np.zeros((1, 8, 8, 1), np.float32)
+    kept[:, :, :4] = 1
+    drawn = task.sample(params, WORDS, seed=0, start=Start(IMAGES, strength, kept=kept))
+    np.testing.assert_allclose(drawn[:, :, :4], IMAGES[:, :, :4], rtol=0, atol=1e-5)
+    assert np.abs(drawn[:, :, 4:] - IMAGES[:, :, 4:]).max() > 0.1
+    nothing, plain = (
+        task.sample(params, WORDS, seed=0, start=Start(IMAGES, strength, kept=k)) for k in (0 * kept, None)
+    )
+    np.testing.assert_allclose(nothing, plain, rtol=0, atol=1e-5)
 
 
 def test_at_the_door_an_image_is_a_file_of_the_runs_size(task, parts, tmp_path):
@@ -142,11 +158,20 @@ def test_at_the_door_an_image_is_a_file_of_the_runs_size(task, parts, tmp_path):
     expected = task.sample(parts.trained, pictures.captions, seed=0, start=Start(image, 0.4))
     np.testing.assert_allclose(pictures.images, expected, atol=1e-6)
     assert f"the last 1 of 3 steps, guidance 2, 2 network evaluations each, from {tmp_path}" in pictures.said
+    (pictures,) = replace(asked, mask=str(tmp_path / "8.png"), negative="a handwritten nine")(task, parts)
+    start = Start(image, 0.4, kept=np.float32(image < 0))
+    led = task.sample(parts.trained, pictures.captions, seed=0, negative="a handwritten nine", start=start)
+    np.testing.assert_allclose(pictures.images, led, atol=1e-6)
     for wrong, sentence in (
         ({"image": str(tmp_path / "9.png")}, "is of shape .8, 9, 1."),
         ({"image": str(tmp_path / "none.png")}, "--image is a PNG, JPEG or WebP file, and there is none at .*none.png"),
         ({"image": str(tmp_path)}, "--image is a PNG, JPEG or WebP file, and there is none at"),
         ({"image": None, "inversion": True}, "--inversion is of an --image, and none is given"),
+        ({"image": None, "mask": "8.png"}, "--mask says what is drawn anew of an --image, and none is given"),
+        ({"mask": str(tmp_path / "none.png")}, "--mask is a PNG, JPEG or WebP file, and there is none at .*none.png"),
+        ({"mask": str(tmp_path / "9.png")}, "what is kept of an image is of shape .1, 8, 9, 1., and .8, 8, 1. of each"),
+        ({"negative": "x" * 99}, "text encoder takes at most"),
+        ({"negative": "a", "guidance": 1.0}, "--negative is what guidance leads away from, and --guidance 1 is none"),
         ({"strength": 2.0}, "^strength is a share"),
         ({"couples": True}, "not with --image, --classifier, --worse or --trajectory"),
     ):
