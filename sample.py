@@ -1,7 +1,11 @@
-"""Draw samples from a trained run: python sample.py --prompt "a handwritten seven" --num 16 --out out"""
+"""Draw samples from a trained run: python sample.py --prompt "a handwritten seven" --num 16 --out out
+
+With --checkpoint they are drawn from weights of another project: python sample.py --checkpoint stable-diffusion-3 ...
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +15,7 @@ from genjax.parallel.compilation import convolve_by_xla, keep_compiled
 from genjax.runs.asked import asked, show_runs, writable
 from genjax.runs.outputs import say
 from genjax.runs.weights import read_weights
+from genjax.tasks.sd3_pipeline import DrawCheckpoint
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,8 @@ class Options:
 
     workdir: str | None = None
     """Run directory to sample from, or the name of a run that ships; --list shows them."""
+    checkpoint: str | None = None
+    """Weights of Stable Diffusion 3 to sample from instead, a folder of diffusers or a released file."""
     out: str = "out"
     """Directory for what is drawn."""
     list: bool = False
@@ -35,12 +42,19 @@ def main(argv: Sequence[str]) -> None:
     if "--list" in argv:
         show_runs(console)
         return
-    options, found, task, request = asked("sample", argv, Options())
+    if any(word.partition("=")[0] == "--checkpoint" for word in argv):
+        options, request = config.parse_with(argv, Options(), lambda _: DrawCheckpoint())
+        path = Path(options.checkpoint)
+        request.check(path)
+        outputs = partial(request, path)
+    else:
+        options, found, task, request = asked("sample", argv, Options())
+        parts, step = read_weights(found.directory, task)
+        say(console, f"{found.directory} at step {step} ({found.why})")
+        outputs = partial(request, task, parts)
     keep_compiled(options.compile_cache)
-    parts, step = read_weights(found.directory, task)
     out = writable(Path(options.out))
-    say(console, f"{found.directory} at step {step} ({found.why})")
-    for output in request(task, parts):
+    for output in outputs():
         output.show(console)
         say(console, f"in {output.write(out)}")
 

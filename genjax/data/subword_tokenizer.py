@@ -42,6 +42,10 @@ class SubwordTokenizer:
             ids = [*ids[: self.length - 1], ids[-1]]
         return np.array(ids + [self.pad] * (self.length - len(ids)), np.int32)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, if there is such a one. Raises as `encode`."""
+        return _read(self.directory).token_to_id(token)
+
     def left_out(self, text: str) -> str:
         """The end of a text that `encode` does not read; empty where it reads all. Raises as `encode`."""
         encoding = _read(self.directory).encode(text)

@@ -13,7 +13,8 @@ the sizes of its networks, so that nothing has to be guessed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +27,7 @@ from genjax.interop.tables import StateDict
 from genjax.interop.trees import write_tree
 from genjax.interop.weight_files import read_config, read_metadata, read_state_dict
 
-__all__ = ["LAYOUTS", "PARTS", "Found", "Kind", "Network", "find", "read", "write"]
+__all__ = ["LAYOUTS", "PARTS", "Found", "Kind", "Network", "find", "parts", "read", "write"]
 
 LAYOUTS = ("diffusers", "original", "genjax")
 PREFIXES = {  # of the parts in an original file
@@ -244,22 +245,29 @@ def _is_large(arrays: StateDict) -> bool:
 
 
 def read(path: str | Path) -> dict[str, Network]:
-    """The networks of a file or folder of any layout, as ours, by part.
+    """The networks of a file or folder of any layout, as ours, by part. Raises InputError as `parts`."""
+    return {part: load() for part, load in parts(path).items()}
 
-    Raises InputError where there is none, where an array belongs to none, and where one does not fit.
+
+def parts(path: str | Path) -> dict[str, Callable[[], Network]]:
+    """What gives each network of a file or folder of any layout, as ours; it is not read before.
+
+    Raises InputError where there is none, and where an array belongs to none; what is given, where an array does not
+    fit.
     """
     path = Path(path)
     said = read_metadata(path).get(SAID) if path.is_file() else None
     if said is not None:
         tree = unflatten_dict(read_state_dict(path), sep=".")
-        return {part: Network(_with_tuples(sizes), tree[part]) for part, sizes in json.loads(said).items()}
+        sizes = {part: _with_tuples(told) for part, told in json.loads(said).items()}
+        return {part: partial(Network, sizes[part], tree[part]) for part in sizes}
     found, unknown = find(path)
     if unknown:
         more = f" and {len(unknown) - 6} more" * (len(unknown) > 6)
         raise InputError(f"{path} holds arrays of no network that is known here: {', '.join(unknown[:6])}{more}")
     if not found:
         raise InputError(f"{path} holds no network that is known here: {', '.join(PARTS)} of Stable Diffusion 3")
-    return {each.part: each.network() for each in found}
+    return {each.part: each.network for each in found}
 
 
 def write(path: str | Path, networks: Mapping[str, Network], layout: str) -> None:

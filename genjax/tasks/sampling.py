@@ -313,19 +313,25 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
         {name.removeprefix(start): rows.pop(name) for name in list(rows) if name.startswith(start)}
         for start in (OF_WORSE, OF_NULL)
     )
-    if not null:
-        null = {name: jnp.broadcast_to(row, rows[name].shape) for name, row in task.condition.null(task.data).items()}
+
+    def untold():
+        """What the network takes where the condition is its null, or what is not wanted."""
+        own = task.condition.null(task.data) if not null else {}
+        return task.encode(
+            trained, null or {name: jnp.broadcast_to(row, rows[name].shape) for name, row in own.items()}
+        )
+
     predict = partial(task.predict, trained)
     condition = task.encode(trained, rows)
     denoised = plain = _denoiser(task, lambda t: predict, condition)
     if way.interval is not None:
-        untold, (low, high) = task.encode(trained, null), way.interval
+        away, (low, high) = untold(), way.interval
 
         def guided(t):
             scale = jnp.where((t >= low) & (t <= high), guidance, 1.0)
             channels = task.shape[-1]  # of a network that learns its variance, the first half
             options = {"rescale": way.rescale, "guided_channels": channels}
-            return classifier_free_guidance(predict, untold, scale[:, None, None, None], **options)
+            return classifier_free_guidance(predict, away, scale[:, None, None, None], **options)
 
         denoised = _denoiser(task, guided, condition)
     if way.worse is not None:
@@ -352,7 +358,7 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
             denoised = inpainted(denoised, x_0, eps, kept)
     else:
         if task.condition.dropout:
-            plain = _denoiser(task, lambda t: predict, task.encode(trained, null))
+            plain = _denoiser(task, lambda t: predict, untold())
         if way.clip_denoised is not None:
             plain = clipped(task.process, plain, way.clip_denoised)
         x = integrate(way.solver, task.process, plain, task.space.to_x_0(images), rising, steps=steps)

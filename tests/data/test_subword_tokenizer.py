@@ -65,6 +65,10 @@ def test_a_text_that_is_too_long_keeps_its_end_and_says_what_is_not_read(clip):
     np.testing.assert_array_equal(clip(7).encode(text), [12, 5, 11, 6, 11, 5, 13])
 
 
+def test_a_token_has_its_id(clip):
+    assert clip().id_of("cat</w>") == 11 and clip().id_of("dog</w>") is None
+
+
 def test_t5_has_an_end_and_no_beginning_whatever_the_file_says_of_lengths(t5):
     np.testing.assert_array_equal(t5(8).encode("cat cats cat"), [4, 4, 5, 4, 1, 0, 0, 0])
     np.testing.assert_array_equal(t5(3).encode("cat cats cat"), [4, 4, 1])

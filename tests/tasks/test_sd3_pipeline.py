@@ -1,0 +1,191 @@
+"""Stable Diffusion 3 from weights on disk; that it is diffusers' is in tests/parity/test_sd3_pipeline_diffusers.py."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax.core import meta
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+import sample
+from genjax.diffusion.solvers import DPMpp2M, Euler
+from genjax.errors import InputError
+from genjax.interop import networks
+from genjax.interop.networks import Network
+from genjax.models.autoencoder import Autoencoder
+from genjax.models.clip_text import CLIPText
+from genjax.models.mmdit import MMDiT
+from genjax.models.t5_encoder import T5Encoder
+from genjax.tasks.sd3_pipeline import DrawCheckpoint, Pipeline
+
+CLIP = dict(vocabulary=11, positions=8, num_heads=2, end=10)
+MODELS = {
+    "transformer": MMDiT(channels=16, num_heads=2, head_dim=4, depth=2, pos_embed_max_size=6, pos_embed_base_size=4),
+    "vae": Autoencoder(widths=(4, 4), blocks=1, z_channels=16, moments=True, groups=2),
+    "text_encoder": CLIPText(**CLIP, width=4, depth=2),
+    "text_encoder_2": CLIPText(**CLIP, width=6, depth=2, projection=5, activation="gelu"),
+    "text_encoder_3": T5Encoder(vocabulary=6, width=16, depth=1, num_heads=2, head_dim=3, mlp_width=8, buckets=8),
+}
+INPUTS = {"transformer": [(1, 4, 4, 16), (1,), (1, 5, 16), (1, 9)], "vae": [(1, 4, 4, 3)]}
+LETTERS = {"a": 1, "b": 2, "c": 3, "a</w>": 4, "b</w>": 5, "c</w>": 6, "!": 0, "ab": 7, "!</w>": 8}
+
+
+def network(part: str) -> Network:
+    """Random weights with outputs of order one."""
+    model = MODELS[part]
+    shapes = INPUTS.get(part, [(1, 8)])
+    kind = np.int32 if part.startswith("text") else np.float32
+    abstract = jax.eval_shape(model.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, kind) for s in shapes))
+    rng = np.random.default_rng(len(part))
+
+    def random(leaf):
+        fan_in = leaf.shape[-2] if leaf.ndim > 1 else 4
+        return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    sizes = {name: getattr(model, name) for name in model.__dataclass_fields__ if name not in ("parent", "name")}
+    return Network(sizes, jax.tree.map(random, meta.unbox(abstract)["params"]))
+
+
+def write_tokenizers(folder: Path) -> None:
+    for name in ("tokenizer", "tokenizer_2"):
+        (folder / name).mkdir(parents=True)
+        ids = LETTERS | {"<|startoftext|>": 9, "<|endoftext|>": 10}
+        (folder / name / "vocab.json").write_text(json.dumps(ids))
+        (folder / name / "merges.txt").write_text("#version: 0.2\na b\n")
+    (folder / "tokenizer_2/tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), ("▁a", -1.0), ("b", -3.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", 1)])
+    (folder / "tokenizer_3").mkdir()
+    tokenizer.save(str(folder / "tokenizer_3/tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small checkpoint as diffusers lays it down."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    networks.write(path, {part: network(part) for part in MODELS}, "diffusers")
+    (path / "model_index.json").write_text("{}")
+    (path / "scheduler").mkdir()
+    (path / "scheduler/scheduler_config.json").write_text('{"shift": 2.0}')
+    write_tokenizers(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return Pipeline(folder, folder)
+
+
+ASKED = DrawCheckpoint(prompt="a b", num=2, height=8, width=12, steps=2, guidance=3.0)
+
+
+def test_what_a_folder_says_of_its_latents_and_its_grid_is_taken(pipeline, folder):
+    task, _ = pipeline.task(8, 12)
+    assert task.sampler.grid.shift == 2.0 and task.shape == (4, 6, 16)
+    assert (task.space.scale, task.space.shift) == (1.5305, 0.0609)  # written for an autoencoder of 16 channels
+    assert pipeline.stride == 2
+
+
+@pytest.mark.slow
+def test_an_encoder_that_is_not_there_says_nothing(pipeline, folder, tmp_path):
+    told = pipeline.read_prompts(["a", "b c"])
+    assert told["context"].shape == (2, 8 + 256, 16) and told["pooled"].shape == (2, 9)
+    assert np.abs(told["context"][0] - told["context"][1]).max() > 0.1
+    without = {part: load for part, load in pipeline.parts.items() if part != "text_encoder_3"}
+    less = Pipeline(folder, folder)
+    object.__setattr__(less, "parts", without)
+    alone = less.read_prompts(["a", "b c"])
+    np.testing.assert_allclose(alone["context"][:, :8, :10], told["context"][:, :8, :10], atol=1e-5)
+    assert not alone["context"][:, 8:].any()
+    np.testing.assert_allclose(alone["pooled"], told["pooled"], atol=1e-5)
+
+
+def test_what_is_not_read_of_a_long_prompt_is_told(pipeline):
+    assert pipeline.left_out("a b") == {}
+    assert pipeline.left_out(" ".join("a" * 80)) == dict.fromkeys(("text_encoder", "text_encoder_2"), "a a a a a")
+
+
+@pytest.mark.slow
+def test_pictures_depend_on_seed_place_and_what_is_asked(folder):
+    (first,) = ASKED(folder)
+    assert first.images.shape == (2, 8, 12, 3) and np.abs(first.images).max() <= 1
+    assert np.abs(first.images[0] - first.images[1]).max() > 0.01
+    (alone,) = replace(ASKED, num=1)(folder)
+    np.testing.assert_allclose(alone.images[0], first.images[0], atol=1e-4)
+    for change in ({"seed": 1}, {"prompt": "c"}, {"negative": "c"}, {"guidance": 1.0}):
+        (other,) = replace(ASKED, num=1, **change)(folder)
+        assert np.abs(other.images[0] - alone.images[0]).max() > 1e-3, change
+    first, other = (replace(ASKED, num=1, steps=4, solver=solver)(folder) for solver in (Euler(), DPMpp2M()))
+    assert np.abs(next(first).images - next(other).images).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_picture_is_kept_where_its_mask_is_black(folder, tmp_path, pipeline):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    mask = np.zeros((8, 12), np.uint8)
+    mask[:, 6:] = 255
+    for name, array in (("image", pixels), ("mask", mask)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    asked = replace(ASKED, num=1, image=str(tmp_path / "image.png"), strength=1.0)
+    asked.check(folder)
+    (anew,) = asked(folder)
+    (kept,) = replace(asked, mask=str(tmp_path / "mask.png"))(folder)
+    (nothing,) = replace(asked, strength=0.5, mask=None)(folder)
+    assert np.abs(anew.images - nothing.images).max() > 0.01
+    latent = pipeline.encode(np.float32(pixels)[None] / 127.5 - 1)
+    black = replace(asked, mask=str(tmp_path / "black.png"))
+    Image.fromarray(0 * mask).save(tmp_path / "black.png")
+    (whole,) = black(folder)
+    np.testing.assert_allclose(whole.images, pipeline.decode(latent), atol=1e-4)
+    assert np.abs(kept.images - whole.images).max() > 0.01
+
+
+def test_at_the_door_a_folder_and_a_file_with_tokenizers_are_drawn_from(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(networks._Autoencoder, "sizes", lambda *_: network("vae").sizes)  # groups are in no file
+    monkeypatch.setattr(networks._Clip, "sizes", lambda self, layout, arrays, config: _told(arrays))  # nor are heads
+    original = networks._MMDiT.sizes
+    monkeypatch.setattr(networks._MMDiT, "sizes", lambda *given: original(*given) | {"num_heads": 2, "head_dim": 4})
+    networks.write(tmp_path / "all.safetensors", {part: network(part) for part in MODELS}, "original")
+    words = shlex.split("--prompt a --height 8 --width 12 --steps 2 --guidance 3 --num 2 --compile_cache False")
+    for path, more in ((folder, []), (tmp_path / "all.safetensors", ["--tokenizers", str(folder)])):
+        sample.main(["--checkpoint", str(path), *words, *more, "--out", str(tmp_path / "out")])
+        assert "2 pictures of 12 x 8: Euler, 2 steps, guidance 3, seed 0" in capsys.readouterr().out
+        assert {file.name for file in (tmp_path / "out").iterdir()} >= {"grid.png", "0000.png", "0001.png"}
+
+
+def _told(arrays):
+    return network("text_encoder_2" if "text_projection.weight" in arrays else "text_encoder").sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num": 0}, "--num is the number of pictures, at least 1, not 0"),
+        ({"mask": "x.png"}, "--mask says what is drawn anew of an --image, and none is given"),
+        ({"image": "none.png"}, "--image is a PNG, JPEG or WebP file, and there is none at none.png"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_weights_are_read(tmp_path, change, says):
+    with pytest.raises(InputError, match=says):
+        replace(ASKED, **change).check(tmp_path)
+
+
+def test_sides_weights_and_tokenizers_that_are_wanting_are_refused(pipeline, folder, tmp_path):
+    for sides in ((8, 10), (0, 8), (8, 28)):
+        with pytest.raises(InputError, match=r"height and width are multiples of 4 up to 24, not"):
+            pipeline.task(*sides)
+    networks.write(tmp_path / "vae.safetensors", {"vae": network("vae")}, "original")
+    with pytest.raises(InputError, match=r"vae\.safetensors is a file, and holds no tokenizers: --tokenizers is a fol"):
+        ASKED.check(tmp_path / "vae.safetensors")
+    with pytest.raises(InputError, match=r"vae\.safetensors has no transformer; it has vae$"):
+        Pipeline(tmp_path / "vae.safetensors", folder)
+    with pytest.raises(InputError, match=r"^there is no tokenizer in .*nowhere"):
+        Pipeline(folder, tmp_path / "nowhere").read_prompts(["a"])
