@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -48,15 +49,20 @@ def main(argv: Sequence[str]) -> None:
 
 def inspect(path: Path, console: Console) -> None:
     """Show which networks are there, of what sizes and types."""
-    found, unknown = networks.find(path)
+    own, unknown = networks.ours(path), []
+    if own is not None:
+        rows = [(part, "genjax", flatten_dict(one.params, sep="."), one.sizes) for part, one in own.items()]
+    else:
+        found, unknown = networks.find(path)
+        rows = [(one.part, one.layout, one.arrays, one.sizes) for one in found]
     table = Table("part", "network", "layout", "arrays", "parameters", "types", "MB", title=str(path))
-    for part, layout, arrays, _ in found:
+    for part, layout, arrays, _ in rows:
         table.add_row(part, networks.PARTS[part].title, layout, *_counted(arrays))
-    if found:
+    if rows:
         console.print(table)
-    for network in found:
-        told = ", ".join(f"{name}={value}" for name, value in network.sizes.items())
-        console.print(f"{network.part}: {told}", soft_wrap=True, highlight=False)
+    for part, _, _, sizes in rows:
+        told = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        console.print(f"{part}: {told}", soft_wrap=True, highlight=False)
     if unknown:
         more = f" and {len(unknown) - 6} more" * (len(unknown) > 6)
         console.print(f"{len(unknown)} arrays of no network that is known here: {', '.join(unknown[:6])}{more}")

@@ -6,8 +6,10 @@ transformers 5: both are read, and the first is written. Old files number their 
 passed over. Arrays are moved, never computed with, and keep their type: both directions are exact, and every name and
 shape must fit.
 
-Weights do not show how many heads there are nor the activation: `sizes_from_config` reads `config.json`, and
-`sizes_from_weights` takes heads of 64, as all released ones have, and OpenAI's or OpenCLIP's activation by the width.
+Weights do not show how many heads there are, nor the activation: `sizes_from_config` reads `config.json`, and
+`sizes_from_weights` takes heads of 64, as all released ones have, and for the activation what Stable Diffusion's two
+have: quick_gelu at a width of 768 (OpenAI's L), gelu at others (OpenCLIP's bigG).
+Of other CLIPs the config has to tell.
 """
 
 import re
@@ -94,7 +96,9 @@ def sizes_from_config(config: Mapping[str, Any], *, projected: bool) -> dict[str
     InputError where a size is missing, or what is asked for is not computed here.
     """
     what = "text encoder of CLIP"
-    check_config(config, [*FIELDS.values(), "hidden_act"], {"layer_norm_eps": 1e-5}, what)
+    check_config(
+        config, [*FIELDS.values(), "hidden_act", *["projection_dim"] * projected], {"layer_norm_eps": 1e-5}, what
+    )
     if config["hidden_act"] not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise InputError(f"the config of a {what} has hidden_act = {config['hidden_act']!r}; genjax knows {known}")

@@ -10,6 +10,8 @@
 `original` is a released file of Stable Diffusion 3, with all parts or some; a folder of diffusers has one folder for
 each part. Parts have the names that diffusers gives them. `genjax` is a safetensors file of our own trees, and says
 the sizes of its networks, so that nothing has to be guessed.
+
+CLIP-L has no projection in original files and here; diffusers' pipeline asks for one, and gets the identity.
 """
 
 import json
@@ -19,15 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genjax.errors import InputError
 from genjax.interop import autoencoder, clip, sd3, t5
-from genjax.interop.tables import StateDict
+from genjax.interop.tables import StateDict, check_config, check_finite
 from genjax.interop.trees import write_tree
-from genjax.interop.weight_files import read_config, read_metadata, read_state_dict
+from genjax.interop.weight_files import read_config, read_json, read_metadata, read_state_dict
 
-__all__ = ["LAYOUTS", "PARTS", "Found", "Kind", "Network", "find", "parts", "read", "write"]
+__all__ = ["LAYOUTS", "PARTS", "Found", "Kind", "Network", "find", "ours", "parts", "read", "write"]
 
 LAYOUTS = ("diffusers", "original", "genjax")
 PREFIXES = {  # of the parts in an original file
@@ -37,8 +39,16 @@ PREFIXES = {  # of the parts in an original file
     "text_encoder_2": "text_encoders.clip_g.transformer.",
     "text_encoder_3": "text_encoders.t5xxl.transformer.",
 }
-PASSED_OVER = tuple(f"text_encoders.{name}.logit_scale" for name in ("clip_l", "clip_g", "t5xxl"))
-"""Of CLIP's loss; files with all parts carry it."""
+PASSED_OVER = ("logit_scale", *(f"text_encoders.{name}.logit_scale" for name in ("clip_l", "clip_g", "t5xxl")))
+"""Of CLIP's loss; some files carry it."""
+CLASSES = {  # of the parts, as `model_index.json` names them
+    "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "text_encoder_3": ["transformers", "T5EncoderModel"],
+}
+INDEX = {"_class_name": "StableDiffusion3Pipeline"}
 SAID = "genjax.networks"
 """The key of a file's metadata that says what its networks are."""
 
@@ -52,6 +62,8 @@ class Network(NamedTuple):
     sizes: dict[str, Any]
     """Constructor arguments."""
     params: dict
+    latents: tuple[float, float | None] | None = None
+    """Of an autoencoder the scale and shift of its latents, where it came with them."""
 
 
 class Kind(Protocol):
@@ -82,7 +94,10 @@ class _MMDiT:
     }
 
     def sizes(self, layout: str, arrays: StateDict, config: Config) -> dict[str, Any]:
-        told = {} if config is None or layout == "original" else {"head_dim": config["attention_head_dim"]}
+        told = {}
+        if config is not None and layout == "diffusers":
+            check_config(config, ["attention_head_dim"], {}, "SD3Transformer2DModel")
+            told = {"head_dim": config["attention_head_dim"]}
         sizes = sd3.sizes_from_diffusers if layout == "diffusers" else sd3.sizes_from_original
         return sizes(self._named(layout, arrays), **told)
 
@@ -114,7 +129,7 @@ class _Autoencoder:
         "original": "encoder.down.0.block.0.conv1.weight",
     }
     latents = {16: (1.5305, 0.0609)}
-    """Scale and shift by the channels of a code: of Stable Diffusion 3, and of those before it."""
+    """Scale and shift by the channels of a code, where nothing tells: of Stable Diffusion 3, and of those before it."""
     old_latents = (0.18215, None)
 
     def sizes(self, layout: str, arrays: StateDict, config: Config) -> dict[str, Any]:
@@ -134,7 +149,7 @@ class _Autoencoder:
         return autoencoder.to_original(network.params)
 
     def diffusers(self, network: Network) -> tuple[StateDict, dict[str, Any]]:
-        latents = self.latents.get(network.sizes["z_channels"], self.old_latents)
+        latents = network.latents or self.latents.get(network.sizes["z_channels"], self.old_latents)
         return autoencoder.to_diffusers(network.params), autoencoder.config_for_diffusers(network.sizes, *latents)
 
 
@@ -143,18 +158,30 @@ class _Clip:
     marks = {"transformers": clip.EMBEDDING[1], "bare": clip.EMBEDDING[1].removeprefix(clip.START)}
 
     def sizes(self, layout: str, arrays: StateDict, config: Config) -> dict[str, Any]:
+        arrays = self._without_identity(arrays)
         if config is None:
             return clip.sizes_from_weights(arrays)
         return clip.sizes_from_config(config, projected=clip.PROJECTION[1] in arrays)
 
     def params(self, layout: str, arrays: StateDict) -> dict:
-        return clip.from_transformers(arrays)
+        return clip.from_transformers(self._without_identity(arrays))
 
     def original(self, network: Network) -> StateDict:
         return clip.to_transformers(network.params)
 
     def diffusers(self, network: Network) -> tuple[StateDict, dict[str, Any]]:
-        return clip.to_transformers(network.params), clip.config_for_transformers(network.sizes)
+        arrays = dict(clip.to_transformers(network.params))
+        if clip.PROJECTION[1] not in arrays:
+            like = arrays[clip.EMBEDDING[1]]
+            arrays[clip.PROJECTION[1]] = np.eye(like.shape[1], dtype=like.dtype)
+        projection = len(arrays[clip.PROJECTION[1]])
+        return arrays, clip.config_for_transformers(network.sizes | {"projection": projection})
+
+    def _without_identity(self, arrays: StateDict) -> StateDict:
+        projection = arrays.get(clip.PROJECTION[1])
+        if projection is None or not np.array_equal(projection, np.eye(*projection.shape)):
+            return arrays
+        return {name: array for name, array in arrays.items() if name != clip.PROJECTION[1]}
 
 
 class _T5:
@@ -199,7 +226,9 @@ class Found(NamedTuple):
 
     def network(self) -> Network:
         """Ours. Raises InputError where arrays are missing, unknown or of other shapes."""
-        return Network(self.sizes, PARTS[self.part].params(self.layout, self.arrays))
+        config = self.config or {}
+        latents = (config["scaling_factor"], config.get("shift_factor")) if config.get("scaling_factor") else None
+        return Network(self.sizes, PARTS[self.part].params(self.layout, self.arrays), latents)
 
 
 def find(path: str | Path) -> tuple[list[Found], list[str]]:
@@ -208,8 +237,13 @@ def find(path: str | Path) -> tuple[list[Found], list[str]]:
     Raises InputError where there are no weights, or they cannot be read.
     """
     path = Path(path)
-    if not (path / "model_index.json").is_file():
-        return _among(read_state_dict(path), read_config(path) if path.is_dir() else None)
+    if not any((path / part).is_dir() for part in PARTS):
+        return _among(read_state_dict(path), read_config(path))
+    index = path / "model_index.json"
+    said = read_json(index) if index.is_file() else {}
+    missing = [part for part in PARTS if (said.get(part) or [None])[0] and not (path / part).is_dir()]
+    if missing:
+        raise InputError(f"{index} names {', '.join(missing)}, and there is no such folder beside it: null is without")
     found = []
     for part in PARTS:
         if (path / part).is_dir():
@@ -256,11 +290,9 @@ def parts(path: str | Path) -> dict[str, Callable[[], Network]]:
     fit.
     """
     path = Path(path)
-    said = read_metadata(path).get(SAID) if path.is_file() else None
-    if said is not None:
-        tree = unflatten_dict(read_state_dict(path), sep=".")
-        sizes = {part: _with_tuples(told) for part, told in json.loads(said).items()}
-        return {part: partial(Network, sizes[part], tree[part]) for part in sizes}
+    own = ours(path)
+    if own is not None:
+        return {part: partial(_whole, part, network) for part, network in own.items()}
     found, unknown = find(path)
     if unknown:
         more = f" and {len(unknown) - 6} more" * (len(unknown) > 6)
@@ -270,14 +302,38 @@ def parts(path: str | Path) -> dict[str, Callable[[], Network]]:
     return {each.part: each.network for each in found}
 
 
+def ours(path: str | Path) -> dict[str, Network] | None:
+    """The networks of a file of our own layout, by part, none of them looked at; None of another's."""
+    path = Path(path)
+    said = read_metadata(path).get(SAID) if path.is_file() and path.suffix == ".safetensors" else None
+    if said is None:
+        return None
+    tree = unflatten_dict(read_state_dict(path), sep=".")
+    told = json.loads(said)
+    if tree.keys() != told.keys():
+        raise InputError(f"{path} says that it holds {', '.join(told)}, and holds {', '.join(tree)}")
+    return {
+        part: Network(_with_tuples(own["sizes"]), tree[part], own["latents"] and tuple(own["latents"]))
+        for part, own in told.items()
+    }
+
+
+def _whole(part: str, network: Network) -> Network:
+    for name, leaf in flatten_dict(network.params, sep=".").items():
+        check_finite(f"{part}.{name}", leaf)
+    return network
+
+
 def write(path: str | Path, networks: Mapping[str, Network], layout: str) -> None:
     """Write networks, by part: to a file (`original`, `genjax`), or a folder with one for each part (`diffusers`).
+
+    What is no network, a folder of diffusers' scheduler and tokenizers, is not written.
 
     Raises InputError where there is no such layout.
     """
     path = Path(path)
     if layout == "genjax":
-        said = json.dumps({part: network.sizes for part, network in networks.items()})
+        said = json.dumps({part: {"sizes": own.sizes, "latents": own.latents} for part, own in networks.items()})
         write_tree(path, {part: network.params for part, network in networks.items()}, {SAID: said})
     elif layout == "original":
         arrays = {
@@ -291,9 +347,14 @@ def write(path: str | Path, networks: Mapping[str, Network], layout: str) -> Non
             arrays, config = PARTS[part].diffusers(network)
             stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
             write_tree(path / part / f"{stem}.safetensors", arrays, {"format": "pt"})
-            (path / part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            _write_json(path / part / "config.json", config)
+        _write_json(path / "model_index.json", INDEX | {part: CLASSES[part] for part in networks})
     else:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(LAYOUTS)}")
+
+
+def _write_json(path: Path, told: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _with_tuples(sizes: Mapping[str, Any]) -> dict[str, Any]:

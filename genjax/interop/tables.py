@@ -31,6 +31,7 @@ __all__ = [
     "Row",
     "StateDict",
     "check_config",
+    "check_finite",
     "check_names",
     "entries",
     "from_state_dict",
@@ -137,7 +138,7 @@ def from_state_dict(table: Iterable[Entry], state_dict: StateDict, what: str) ->
         pieces = [state_dict[name] for name in entry.theirs]
         for name, piece in zip(entry.theirs, pieces, strict=True):
             _check_shape(name, piece.shape, entry.shape)
-            _check_finite(name, piece)
+            check_finite(name, piece)
             held = flat.get(entry.ours, pieces[0]).dtype
             if piece.dtype != held:
                 raise InputError(
@@ -213,7 +214,8 @@ def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -
         raise InputError(f"{name} is of shape {tuple(shape)}, and {expected} is what fits the other arrays")
 
 
-def _check_finite(name: str, array: np.ndarray) -> None:
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raises InputError where a number is not finite."""
     wrong = np.size(array) - np.count_nonzero(np.isfinite(array))
     if wrong:
         raise InputError(f"{name} has {wrong} numbers that are not finite, of {np.size(array)}")

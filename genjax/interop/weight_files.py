@@ -15,9 +15,10 @@ import safetensors
 
 from genjax.errors import InputError
 
-__all__ = ["read_config", "read_metadata", "read_state_dict", "weight_files"]
+__all__ = ["read_config", "read_json", "read_metadata", "read_state_dict", "weight_files"]
 
-INDEX = "*.safetensors.index.json"
+INDEX = "*.safetensors.index*.json"
+"""Of a variant the name is `model.safetensors.index.fp16.json`."""
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -59,7 +60,7 @@ def weight_files(path: str | Path) -> tuple[list[Path], dict[str, str] | None]:
     """
     path = Path(path)
     if path.is_file():
-        return _indexed(path) if path.name.endswith(".index.json") else ([path], None)
+        return _indexed(path) if path.match(INDEX) else ([path], None)
     if not path.is_dir():
         raise InputError(f"there is no file or folder {path}; weights are a safetensors file, or a folder with some")
     indices = sorted(path.glob(INDEX))
@@ -75,15 +76,9 @@ def weight_files(path: str | Path) -> tuple[list[Path], dict[str, str] | None]:
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
-    """The `config.json` of a folder, or beside a file; None where there is none.
-
-    Raises InputError where it is damaged.
-    """
-    path = Path(path)
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
-        return None
-    return _json(file)
+    """The `config.json` of a folder; None where there is none. Raises InputError where it is damaged."""
+    file = Path(path) / "config.json"
+    return read_json(file) if file.is_file() else None
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
@@ -92,7 +87,7 @@ def read_metadata(file: str | Path) -> dict[str, str]:
 
 
 def _plain(file: Path) -> bool:
-    """Whether a name has no variant between its stem and its ending."""
+    """Whether a name has no variant: model.safetensors, model.safetensors.index.json."""
     return file.name.removesuffix(".index.json").removesuffix(".safetensors").count(".") == 0
 
 
@@ -103,7 +98,7 @@ def _only(folder: Path, found: list[Path], what: str) -> Path:
 
 
 def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
-    told = _json(index).get("weight_map")
+    told = read_json(index).get("weight_map")
     if not isinstance(told, dict) or not told or not all(isinstance(name, str) for name in told.values()):
         raise InputError(f"{index} is no index of weights: it has no weight_map from names to files")
     files = [index.parent / name for name in sorted(set(told.values()))]
@@ -113,7 +108,9 @@ def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
     return files, told
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: str | Path) -> dict[str, Any]:
+    """What a JSON file says. Raises InputError where it is no whole one, or holds no object."""
+    file = Path(file)
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

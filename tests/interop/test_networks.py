@@ -1,6 +1,8 @@
 """Which networks files hold, and that all layouts hold the same, bit for bit."""
 
 import functools
+import json
+import shutil
 
 import jax
 import ml_dtypes
@@ -10,7 +12,7 @@ from flax.core import meta
 from flax.traverse_util import flatten_dict
 
 from genjax.errors import InputError
-from genjax.interop import networks
+from genjax.interop import clip, networks
 from genjax.interop.networks import LAYOUTS, Network
 from genjax.interop.weight_files import read_state_dict
 from genjax.models.autoencoder import Autoencoder
@@ -58,11 +60,6 @@ def target(folder, layout, name="weights"):
     return folder / (name if layout == "diffusers" else f"{name}.safetensors")
 
 
-def pipeline(folder):
-    """What makes folders of parts a folder of diffusers."""
-    (folder / "model_index.json").write_text("{}")
-
-
 def check_equal(found, expected):
     assert found.keys() == expected.keys()
     for part, network in expected.items():
@@ -79,8 +76,6 @@ def check_equal(found, expected):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_written_is_read_bit_for_bit(tmp_path, layout, dtype):
     networks.write(target(tmp_path, layout), weights(dtype), layout)
-    if layout == "diffusers":
-        pipeline(tmp_path / "weights")
     check_equal(networks.read(target(tmp_path, layout)), weights(dtype))
 
 
@@ -89,11 +84,87 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, layout, dtype):
 def test_a_part_alone_is_known_by_its_names(tmp_path, part, layout):
     alone = {part: weights()[part]}
     networks.write(target(tmp_path, layout), alone, layout)
-    path = tmp_path / "weights" / part if layout == "diffusers" else target(tmp_path, layout)
-    expected = alone
-    if layout == "diffusers" and part == "text_encoder_2":  # of two that differ in size alone, this one is small
-        expected = {"text_encoder": weights()[part]}
-    check_equal(networks.read(path), expected)
+    check_equal(networks.read(target(tmp_path, layout)), alone)
+
+
+def test_a_text_encoder_of_clip_that_stands_alone_is_bigg_where_it_is_wider(tmp_path):
+    for width, part in ((768, "text_encoder"), (1280, "text_encoder_2")):
+        model = CLIPText(**CLIP | {"width": width, "num_heads": width // 64, "depth": 1})
+        abstract = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 6), np.int32))
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float16), meta.unbox(abstract)["params"])
+        networks.write_tree(tmp_path / f"{width}.safetensors", clip.to_transformers(params))
+        ((found, sizes),) = (
+            (part, own.sizes) for part, own in networks.read(tmp_path / f"{width}.safetensors").items()
+        )
+        assert found == part
+        assert (sizes["activation"], sizes["num_heads"]) == ("quick_gelu" if width == 768 else "gelu", width // 64)
+
+
+def test_an_original_file_has_the_names_that_are_released(tmp_path):
+    """Of sd3_medium_incl_clips_t5xxl, by what diffusers' and ComfyUI's loaders look for."""
+    networks.write(tmp_path / "all.safetensors", weights(), "original")
+    assert read_state_dict(tmp_path / "all.safetensors").keys() >= {
+        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+        "model.diffusion_model.pos_embed",
+        "first_stage_model.decoder.conv_in.weight",
+        "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight",
+        "text_encoders.clip_g.transformer.text_projection.weight",
+        "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
+    }
+
+
+def test_the_identity_that_diffusers_asks_of_clip_l_comes_and_goes(tmp_path):
+    networks.write(tmp_path / "all", {"text_encoder": weights(np.float16)["text_encoder"]}, "diffusers")
+    projection = read_state_dict(tmp_path / "all/text_encoder")["text_projection.weight"]
+    np.testing.assert_array_equal(projection, np.eye(64))
+    assert projection.dtype == np.float16
+    check_equal(networks.read(tmp_path / "all"), {"text_encoder": weights(np.float16)["text_encoder"]})
+
+
+def test_how_latents_are_scaled_goes_with_an_autoencoder(tmp_path):
+    networks.write(tmp_path / "first", {"vae": weights()["vae"]}, "diffusers")
+    config = tmp_path / "first/vae/config.json"
+    told = json.loads(config.read_text())
+    assert (told["scaling_factor"], told["shift_factor"]) == (1.5305, 0.0609)
+    config.write_text(json.dumps(told | {"scaling_factor": 0.3611, "shift_factor": 0.1159}))
+    networks.write(tmp_path / "own.safetensors", networks.read(tmp_path / "first"), "genjax")
+    networks.write(tmp_path / "second", networks.read(tmp_path / "own.safetensors"), "diffusers")
+    assert json.loads((tmp_path / "second/vae/config.json").read_text()) == json.loads(config.read_text())
+
+
+def test_four_channels_are_scaled_as_those_of_stable_diffusion_1(tmp_path):
+    network = weights()["vae"]
+    sizes = network.sizes | {"z_channels": 4}
+    _, config = networks.PARTS["vae"].diffusers(network._replace(sizes=sizes))
+    assert (config["scaling_factor"], config["shift_factor"]) == (0.18215, None)
+
+
+def test_a_folder_that_an_index_names_is_missed_and_null_is_without(tmp_path):
+    networks.write(tmp_path / "all", weights(), "diffusers")
+    shutil.rmtree(tmp_path / "all/text_encoder_3")
+    with pytest.raises(InputError, match=r"model_index\.json names text_encoder_3, and there is no such folder"):
+        networks.read(tmp_path / "all")
+    index = tmp_path / "all/model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder_3": [None, None]}))
+    assert networks.read(tmp_path / "all").keys() == weights().keys() - {"text_encoder_3"}
+
+
+def test_a_file_of_ours_is_looked_at_too(tmp_path):
+    network = weights()["text_encoder_3"]
+    broken = network._replace(params=network.params | {"norm": {"scale": np.full(8, np.nan, np.float32)}})
+    networks.write(tmp_path / "x.safetensors", {"text_encoder_3": broken}, "genjax")
+    with pytest.raises(InputError, match=r"^text_encoder_3\.norm\.scale has 8 numbers that are not finite, of 8$"):
+        networks.read(tmp_path / "x.safetensors")
+
+
+def test_a_config_that_lacks_what_weights_do_not_show_is_refused(tmp_path):
+    networks.write(tmp_path / "all", {"transformer": weights()["transformer"]}, "diffusers")
+    config = tmp_path / "all/transformer/config.json"
+    told = json.loads(config.read_text())
+    del told["attention_head_dim"]
+    config.write_text(json.dumps(told))
+    with pytest.raises(InputError, match="the config of a SD3Transformer2DModel has no attention_head_dim"):
+        networks.read(tmp_path / "all")
 
 
 def test_without_their_prefix_parts_of_an_original_file_are_known_too(tmp_path):
@@ -121,8 +192,8 @@ def test_arrays_of_no_known_network_are_named_and_scales_of_losses_passed_over(t
 
 def test_a_folder_of_diffusers_with_another_network_in_a_place_is_refused(tmp_path):
     networks.write(tmp_path / "all", {"vae": weights()["vae"]}, "diffusers")
-    pipeline(tmp_path / "all")
     (tmp_path / "all/vae").rename(tmp_path / "all/transformer")
+    (tmp_path / "all/model_index.json").unlink()
     with pytest.raises(InputError, match=r"transformer does not hold the MM-DiT of Stable Diffusion 3, and nothing"):
         networks.read(tmp_path / "all")
 

@@ -164,11 +164,35 @@ def test_an_index_that_is_none_is_refused(shards, told):
         read_state_dict(shards)
 
 
+def test_of_shards_of_a_variant_the_index_is_named_as_released(shards):
+    index = shards / "model.safetensors.index.json"
+    index.rename(shards / "model.safetensors.index.fp16.json")
+    check_equal(read_state_dict(shards))
+    check_equal(read_state_dict(shards / "model.safetensors.index.fp16.json"))
+    index.write_text(json.dumps({"weight_map": {"a.weight": "other.safetensors"}}))
+    write(shards / "other.safetensors", {"a.weight": np.ones(1)})
+    assert read_state_dict(shards).keys() == {"a.weight"}  # the one without a variant
+
+
+def test_numbers_of_eight_bits_are_read_as_what_they_are(tmp_path):
+    values = np.array([1.0, -0.5, 448.0])
+    arrays = {"e4": values.astype(ml_dtypes.float8_e4m3fn), "e5": values[:2].astype(ml_dtypes.float8_e5m2)}
+    header, data = {}, b""
+    for (name, array), kind in zip(arrays.items(), ("F8_E4M3", "F8_E5M2"), strict=True):
+        end = len(data) + array.nbytes
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [len(data), end]}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    found = read_state_dict(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(found["e4"].astype(np.float32), values)
+    np.testing.assert_array_equal(found["e5"].astype(np.float32), values[:2])
+
+
 def test_the_config_of_a_folder_is_read_where_there_is_one(tmp_path):
-    path = write(tmp_path / "model.safetensors")
-    assert read_config(path) is None
+    assert read_config(tmp_path) is None
     (tmp_path / "config.json").write_text('{"depth": 2}')
-    assert read_config(path) == read_config(tmp_path) == {"depth": 2}
+    assert read_config(tmp_path) == {"depth": 2}
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json is not a whole JSON file"):
         read_config(tmp_path)

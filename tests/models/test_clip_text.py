@@ -63,7 +63,9 @@ def test_an_id_above_that_of_the_end_does_not_end_a_text():
 
 @pytest.mark.parametrize(("kind", "count"), [("clip-l", 123_060_480), ("clip-bigg", 694_659_840)])
 def test_the_published_sizes_have_the_published_numbers_of_parameters(kind, count):
-    assert sum(leaf.size for leaf in jax.tree.leaves(parameters(CLIPText(**SIZES[kind])))) == count
+    model = CLIPText(**SIZES[kind])
+    assert sum(leaf.size for leaf in jax.tree.leaves(parameters(model))) == count
+    assert model.width // model.num_heads == 64  # which the count does not show
 
 
 @pytest.mark.parametrize(

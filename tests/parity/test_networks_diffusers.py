@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 CLASSES = {
     "transformer": diffusers.SD3Transformer2DModel,
     "vae": diffusers.AutoencoderKL,
-    "text_encoder": transformers.CLIPTextModel,
+    "text_encoder": transformers.CLIPTextModelWithProjection,  # as the pipeline asks for
     "text_encoder_2": transformers.CLIPTextModelWithProjection,
     "text_encoder_3": transformers.T5EncoderModel,
 }
@@ -45,8 +45,7 @@ def outputs(part, model, params, reference):
     theirs = reference(torch.from_numpy(TOKENS).long())
     if part == "text_encoder_3":
         return run(TOKENS), theirs.last_hidden_state.numpy()
-    pooled = theirs.text_embeds if part == "text_encoder_2" else theirs.pooler_output
-    return run(TOKENS).pooled, pooled.numpy()
+    return run(TOKENS).pooled, theirs.text_embeds.numpy()
 
 
 @pytest.fixture(scope="module")
