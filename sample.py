@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genjax import config
+from genjax.errors import InputError
 from genjax.parallel.compilation import convolve_by_xla, keep_compiled
 from genjax.runs.asked import asked, show_runs, writable
 from genjax.runs.outputs import say
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if any(word.partition("=")[0] == "--checkpoint" for word in argv):
         options, request = config.parse_with(argv, Options(), lambda _: DrawCheckpoint())
+        if options.checkpoint is None or options.workdir is not None:
+            raise InputError("--checkpoint is a file or folder of weights, and goes without --workdir")
         path = Path(options.checkpoint)
         request.check(path)
         outputs = partial(request, path)

@@ -12,6 +12,7 @@ good is the same function. W' is computed in float32 and has the type of W.
 
 import fnmatch
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -73,24 +74,36 @@ class LoRA:
     def init(self, key: Key[Array, ""], params: Mapping) -> dict[str, PyTree[Array]]:
         """A fresh adapter: nested as the parameters, a layer's being {"a", "b"}, and "magnitude" where decomposed.
 
-        Of parameters in boxes that name their axes its leaves are in such boxes too. Raises InputError where a pattern
+        A layer's first values depend on its name alone, not on which others are adapted. Of parameters in boxes that
+        name their axes its leaves are in such boxes too. Raises InputError where a pattern
         fits no layer, a kernel is a convolution's, or a fused one cannot be divided by three.
         """
         flat = flatten_dict(params, sep=".")
         adapter = {}
-        for i, name in enumerate(self.layers(params)):
+        for name in self.layers(params):
             leaf = flat[name + KERNEL]
             kernel, axes = meta.unbox(leaf), getattr(leaf, "names", None)
             self._check(name, kernel, axes)
-            for part, (value, own) in self._fresh(jax.random.fold_in(key, i), name, kernel, axes).items():
+            for part, (value, own) in self._fresh(
+                jax.random.fold_in(key, zlib.crc32(name.encode())), name, kernel, axes
+            ).items():
                 adapter[f"{name}.{part}"] = leaf.replace(value=value, names=own) if axes else value
         return unflatten_dict(adapter, sep=".")
 
     def adapted(self, params: Mapping, adapter: Mapping) -> dict[str, PyTree[Array]]:
-        """The parameters with W' for W, of the same types; those that are not adapted are the same arrays."""
+        """The parameters with W' for W, of the same types; those that are not adapted are the same arrays.
+
+        Raises InputError where the adapter has a layer that the parameters lack, or another rank.
+        """
         flat = flatten_dict(params, sep=".")
         parts = flatten_dict(adapter, sep=".")
         for name in {name.rpartition(".")[0] for name in parts}:
+            if name + KERNEL not in flat:
+                raise InputError(f"the adapter has a layer {name}, and the parameters have none")
+            if parts[f"{name}.a"].shape[-1] != self.rank:
+                raise InputError(
+                    f"the adapter of {name} has rank {parts[f'{name}.a'].shape[-1]}, and rank is {self.rank}"
+                )
             kernel = flat[name + KERNEL]
             changed = kernel.astype(jnp.float32) + self.scale * self._product(
                 name, parts[f"{name}.a"], parts[f"{name}.b"]

@@ -10,7 +10,7 @@ With c the conditional, u the unconditional and b the prediction of a worse netw
     inpainted          x_0 as it is known, where it is                   Lugmayr et al. 2022, arXiv:2201.09865
 
 A scale of 1 (of a classifier, 0) is no guidance: call the denoiser itself, which costs one pass. Any affine prediction
-may be guided by the first and the last, as their combinations commute with conversion.
+may be guided by the first and by autoguidance, as their combinations commute with conversion.
 """
 
 from collections.abc import Callable

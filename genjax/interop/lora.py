@@ -110,9 +110,18 @@ def scale_from_metadata(metadata: Mapping[str, str], rank: int) -> dict[str, Any
     """Fields of a LoRA that diffusers' metadata tell: its alpha, and whether it is rank-stabilised or decomposed.
 
     Where a file tells nothing alpha is the rank, as diffusers takes it. A pipeline's file says `transformer.` before
-    each name, a network's does not.
+    each name, a network's does not. Raises InputError where layers have alphas or ranks of their own.
     """
-    own = {name.removeprefix(IN_DIFFUSERS): value for name, value in json.loads(metadata.get(METADATA, "{}")).items()}
+    try:
+        told = json.loads(metadata.get(METADATA, "{}"))
+    except ValueError as error:
+        raise InputError(f"{METADATA} of the file is not JSON: {error}") from error
+    own = {name.removeprefix(IN_DIFFUSERS): value for name, value in told.items()}
+    for name in ("alpha_pattern", "rank_pattern"):
+        if own.get(name):
+            raise InputError(
+                f"the adapter has {name}, of layers that act otherwise than the rest: one alpha is known here"
+            )
     return {
         "rank": rank,
         "alpha": float(own.get("lora_alpha", rank)),

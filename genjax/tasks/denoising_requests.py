@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax import config
-from genjax.data import decode_whole, real
+from genjax.data import real
 from genjax.diffusion.solvers import Solver
 from genjax.errors import InputError
 from genjax.keys import check_seed
@@ -24,7 +24,7 @@ from genjax.tasks.image_evaluation import image_figures
 from genjax.tasks.likelihood import levels, likelihood_figures
 from genjax.tasks.noisy_classification import Guide, NoisyClassification
 from genjax.tasks.spaces import Latents, Pixels
-from genjax.tasks.starts import Start
+from genjax.tasks.starts import Start, kept_of, picture_of
 
 __all__ = [
     "DrawClass",
@@ -230,9 +230,9 @@ class DrawImages(Drawing):
             return None
         if not isinstance(task.space, Pixels):
             raise InputError(f"--image is a picture, and the space of this run is {type(task.space).__name__}")
-        picture = _picture("--image", self.image, task.data.image_shape[-1])
-        kept = None if self.mask is None else (_picture("--mask", self.mask, 1) < 0).astype(np.float32)
-        return Start(picture[None], self.strength, self.inversion, None if kept is None else kept[None])
+        picture = picture_of("--image", self.image, task.data.image_shape[-1])
+        kept = None if self.mask is None else kept_of(picture_of("--mask", self.mask, 1))
+        return Start(picture[None], self.strength, self.inversion, kept)
 
     def __call__(self, task: Any, parts: Parts) -> Iterator[Output]:
         words, sampler, start = self.words(task), self.sampler(task), self.start(task)
@@ -397,14 +397,6 @@ class JudgeCaptions(Drawing):
 
         figures = caption_figures(real(task.data), draw, self.num, judge_steps=self.judge_steps, seed=self.seed)
         yield Numbers(figures | self.told(task))
-
-
-def _picture(option: str, name: str, channels: int) -> np.ndarray:
-    """A picture in [-1, 1] (H, W, channels). Raises InputError where there is no such file."""
-    path = Path(name)
-    if not path.is_file():
-        raise InputError(f"{option} is a PNG, JPEG or WebP file, and there is none at {path}")
-    return decode_whole(path.read_bytes(), str(path), channels=channels)
 
 
 def in_turn(wishes: Sequence[Sequence[str]], number: int) -> tuple[list[str], np.ndarray]:

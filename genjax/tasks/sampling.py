@@ -174,14 +174,14 @@ def check(task: Any, sampler: Sampler, start: Start | None = None, rows: int | N
     if rows is not None and len(start.images) not in (1, rows):
         raise InputError(f"{rows} samples start from one image, or from one each, not from {len(start.images)}")
     if start.kept is not None:
-        _check_kept(start, sampler)
+        _check_kept(start, sampler, rows)
     if start.inverted:
         _check_inversion(task, sampler.solver, times[::-1])
 
 
-def _check_kept(start: Start, sampler: Sampler) -> None:
+def _check_kept(start: Start, sampler: Sampler, rows: int | None) -> None:
     shape, expected = start.kept.shape, (*start.images.shape[1:3], 1)
-    if shape[1:] != expected or shape[0] not in (1, len(start.images)):
+    if shape[1:] != expected or shape[0] not in {1, rows or shape[0]}:
         raise InputError(f"what is kept of an image is of shape {shape}, and {expected} of each is accepted")
     if start.inverted:
         raise InputError("an image is kept in part where samples begin at its noise, not where it was inverted")
@@ -314,18 +314,17 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
         for start in (OF_WORSE, OF_NULL)
     )
 
-    def untold():
-        """What the network takes where the condition is its null, or what is not wanted."""
-        own = task.condition.null(task.data) if not null else {}
-        return task.encode(
-            trained, null or {name: jnp.broadcast_to(row, rows[name].shape) for name, row in own.items()}
-        )
+    def unconditional():
+        """What the network takes where the condition is its null."""
+        own = task.condition.null(task.data)
+        return task.encode(trained, {name: jnp.broadcast_to(row, rows[name].shape) for name, row in own.items()})
 
     predict = partial(task.predict, trained)
     condition = task.encode(trained, rows)
     denoised = plain = _denoiser(task, lambda t: predict, condition)
     if way.interval is not None:
-        away, (low, high) = untold(), way.interval
+        away = task.encode(trained, null) if null else unconditional()
+        low, high = way.interval
 
         def guided(t):
             scale = jnp.where((t >= low) & (t <= high), guidance, 1.0)
@@ -358,12 +357,14 @@ def _draw(way: _Way, trained, rows, index, *, seed, times, steps, rising=None, g
             denoised = inpainted(denoised, x_0, eps, kept)
     else:
         if task.condition.dropout:
-            plain = _denoiser(task, lambda t: predict, untold())
+            plain = _denoiser(task, lambda t: predict, unconditional())
         if way.clip_denoised is not None:
             plain = clipped(task.process, plain, way.clip_denoised)
         x = integrate(way.solver, task.process, plain, task.space.to_x_0(images), rising, steps=steps)
     keys = row_keys(jax.random.fold_in(jax.random.key(seed), OF_STEPS), index)
     x = integrate(way.solver, task.process, denoised, x, times, keys=keys, steps=steps, trajectory=way.trajectory)
+    if kept is not None and not way.trajectory:
+        x = kept * x_0 + (1 - kept) * x  # solvers that are not exact where nothing changes have drifted
     return task.space.to_image(x)
 
 

@@ -3,32 +3,31 @@
     prompt --CLIP-L, CLIP-bigG, T5--> (context, pooled) --MM-DiT, `steps` times--> latent --autoencoder--> picture
 
 It is a `Denoising` whose condition has been read beforehand, so that whatever draws samples of one (any solver, grid
-and guidance, starts from pictures, one compiled program) draws them here. A network is read from disk when it is its
-turn, and let go after it: encoders take most of the memory, and are not needed while pictures are drawn.
+and guidance, starts from pictures, one compiled program) draws them here. Networks are read from disk when it is their
+turn. Encoders, which take most of the memory, are let go before pictures are drawn.
 
 What is computed is what diffusers' StableDiffusion3Pipeline computes, at the same noise, with the grid of its scheduler
 (`SD3Times`); the latent of a picture is the mean of its posterior, where diffusers draws one.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from genjax.data import SubwordTokenizer, decode_whole
+from genjax.data import SubwordTokenizer
 from genjax.diffusion.grids import SD3Times
 from genjax.diffusion.solvers import Euler, Solver
 from genjax.errors import InputError
 from genjax.interop import networks
-from genjax.interop.weight_files import read_config
+from genjax.interop.weight_files import read_json
 from genjax.keys import check_seed
 from genjax.models.autoencoder import Autoencoder
 from genjax.models.clip_text import CLIPText
@@ -40,11 +39,11 @@ from genjax.tasks import sampling
 from genjax.tasks.denoising import Denoising
 from genjax.tasks.sampling import Sampler
 from genjax.tasks.spaces import Latents
-from genjax.tasks.starts import Start
-from genjax.training.precision import POLICIES, Precision, cast
+from genjax.tasks.starts import Start, kept_of, picture_of
+from genjax.training.precision import POLICIES, cast
 from genjax.training.task import Train
 
-__all__ = ["Blank", "DrawCheckpoint", "Pipeline", "ReadPrompt"]
+__all__ = ["DrawCheckpoint", "Encoded", "EncodedPrompt", "LatentShape", "Pipeline"]
 
 ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"}
 """Parts of a checkpoint, and fields of SD3Text."""
@@ -54,11 +53,13 @@ LATENTS = Latents(scale=1.5305, shift=0.0609)
 """Of the released autoencoder, where no config tells."""
 SHIFT = 3.0
 """Of the grid, where no config tells."""
+PATCH = 2
+"""Pixels of which sides are multiples in all checkpoints; released ones ask for 16, which `Pipeline.task` knows."""
 
 
 @dataclass(frozen=True)
-class ReadPrompt:
-    """A condition that was read beforehand: rows are what encoders said."""
+class EncodedPrompt:
+    """A condition that was encoded beforehand: rows are what encoders said."""
 
     dropout: float = 1.0
     """Released networks were trained on the empty prompt too, so that guidance is possible."""
@@ -69,67 +70,76 @@ class ReadPrompt:
 
 
 @dataclass(frozen=True)
-class Blank:
+class LatentShape:
     """Latents of one shape, of which there are no examples."""
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
 
 
+class Encoded(NamedTuple):
+    """What encoders say of prompts."""
+
+    rows: dict[str, np.ndarray]
+    """{"context": (N,L,D), "pooled": (N,P)} float32."""
+    said: list[str]
+    """What people should know of it: which encoder there is not, and which end of a prompt was not read."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """The parts of a checkpoint, each read when it is asked for.
 
-    Raises InputError where the transformer or the autoencoder is missing.
+    Raises InputError where the transformer or the autoencoder is missing, and where there are two of an encoder.
     """
 
     path: Path
     """A folder of diffusers, a released file, or a file of our trees."""
     tokenizers: Path
     """A folder with `tokenizer`, `tokenizer_2` and `tokenizer_3`; that of a folder of diffusers itself."""
-    precision: Precision = "fp32"
-    """What networks compute in."""
+    encoders: Path | None = None
+    """Where text encoders are that `path` does not hold: a file, or a folder of files or of diffusers."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What networks compute in; in float16 T5 overflows."""
     parts: dict[str, Callable[[], networks.Network]] = field(init=False)
 
     def __post_init__(self):
-        found = networks.parts(self.path)
+        found = networks.parts(self.path) | ({} if self.encoders is None else _encoders(self.encoders))
         missing = [part for part in ("transformer", "vae") if part not in found]
         if missing:
             raise InputError(f"{self.path} has no {' and no '.join(missing)}; it has {', '.join(found)}")
         object.__setattr__(self, "parts", found)
 
-    def read_prompts(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """{"context": (N,L,D), "pooled": (N,P)} float32. Encoders that the checkpoint lacks say nothing: zeros.
+    def encode_prompts(self, prompts: Sequence[str]) -> Encoded:
+        """What the encoders say of prompts; one that the checkpoint lacks says nothing: zeros.
 
         Raises InputError where it has no encoder at all, and where a tokenizer is missing.
         """
         found = {name: self.parts[part]() for part, name in ENCODERS.items() if part in self.parts}
         if not found:
-            raise InputError(f"{self.path} has no text encoder: {', '.join(ENCODERS)}")
+            raise InputError(f"{self.path} has no text encoder: {', '.join(ENCODERS)}; --encoders says where they are")
         left_out = tuple(name for name in ENCODERS.values() if name not in found)
         kinds = {"clip_l": CLIPText, "clip_g": CLIPText, "t5": T5Encoder}
         model = SD3Text(**{name: kinds[name](**found[name].sizes) for name in found}, left_out=left_out)
         lengths = {"clip_l": model.clip_l.positions, "clip_g": model.clip_g.positions, "t5": T5_LENGTH}
         pads = {"clip_l": model.clip_l.end, "clip_g": self._pad("tokenizer_2"), "t5": 0}
-        tokens = []
+        tokens, said = (
+            [],
+            [f"there is no {part}, and it says nothing" for part, name in ENCODERS.items() if name in left_out],
+        )
         for part, name in ENCODERS.items():
-            if name in found:
-                tokenizer = self._tokenizer(part, lengths[name], pads[name])
-                tokens.append(np.stack([tokenizer.encode(prompt) for prompt in prompts]))
-            else:
+            if name in left_out:
                 tokens.append(np.zeros((len(prompts), lengths[name]), np.int32))
+                continue
+            tokenizer = self._tokenizer(part, lengths[name], pads[name])
+            tokens.append(np.stack([tokenizer.encode(prompt) for prompt in prompts]))
+            ends = filter(None, map(tokenizer.left_out, dict.fromkeys(prompts)))
+            said += [f"{part} does not read the end of a prompt: {end!r}" for end in ends]
         dtype = POLICIES[self.precision].compute
         params = {name: cast(network.params, dtype) for name, network in found.items()}
         context, pooled = jax.jit(model.apply)({"params": params}, *tokens)
-        return {"context": np.asarray(context, np.float32), "pooled": np.asarray(pooled, np.float32)}
-
-    def left_out(self, prompt: str) -> dict[str, str]:
-        """The end of a prompt that an encoder does not read, by its part; without those that read all."""
-        lengths = dict(zip(ENCODERS, (77, 77, T5_LENGTH), strict=True))
-        found = {
-            part: self._tokenizer(part, lengths[part], 0).left_out(prompt) for part in ENCODERS if part in self.parts
-        }
-        return {part: text for part, text in found.items() if text}
+        rows = {"context": np.asarray(context, np.float32), "pooled": np.asarray(pooled, np.float32)}
+        return Encoded(rows, said)
 
     def task(self, height: int, width: int) -> tuple[Denoising, dict[str, Any]]:
         """(The system that draws latents of pictures of a size, its weights).
@@ -142,11 +152,12 @@ class Pipeline:
         most = side * model.pos_embed_max_size
         if height % side or width % side or not 0 < height <= most or not 0 < width <= most:
             raise InputError(f"height and width are multiples of {side} up to {most}, not {height} and {width}")
+        scale, shift = self.vae.latents or (LATENTS.scale, LATENTS.shift)
         task = Denoising(
             model=model,
-            condition=ReadPrompt(),
-            space=self._latents(),
-            data=Blank((height // self.stride, width // self.stride, model.channels)),
+            condition=EncodedPrompt(),
+            space=Latents(scale, shift or 0.0),
+            data=LatentShape((height // self.stride, width // self.stride, model.channels)),
             sampler=Sampler(Euler(), steps=28, guidance=7.0, grid=SD3Times(self._shift())),
             train=Train(precision=self.precision),
         )
@@ -161,26 +172,18 @@ class Pipeline:
         return np.concatenate([self._with_autoencoder("decode", latent[None]) for latent in latents])
 
     @cached_property
-    def vae(self) -> tuple[Autoencoder, Any]:
-        """The autoencoder, and its parameters."""
-        network = self.parts["vae"]()
-        return Autoencoder(**network.sizes), network.params
+    def vae(self) -> networks.Network:
+        """The autoencoder."""
+        return self.parts["vae"]()
 
     @property
     def stride(self) -> int:
         """Pixels along a side of a picture for one of a latent."""
-        return self.vae[0].stride
+        return Autoencoder(**self.vae.sizes).stride
 
     def _with_autoencoder(self, method: str, x: np.ndarray) -> np.ndarray:
-        model, params = self.vae
-        dtype = POLICIES[self.precision].compute
-
-        @jax.jit
-        def run(params, x):
-            found = model.apply({"params": cast(params, dtype)}, x.astype(dtype), method=method)
-            return found[..., : model.code_width] if method == "encode" else jnp.clip(found, -1, 1)
-
-        return np.asarray(run(params, x), np.float32)
+        model = Autoencoder(**self.vae.sizes)
+        return np.asarray(_coded(model, method, POLICIES[self.precision].compute, self.vae.params, x), np.float32)
 
     def _tokenizer(self, part: str, length: int, pad: int) -> SubwordTokenizer:
         return SubwordTokenizer(str(self.tokenizers / part.replace("text_encoder", "tokenizer")), length, pad)
@@ -193,16 +196,32 @@ class Pipeline:
 
     def _told(self, file: Path) -> dict[str, Any]:
         """What a JSON file says; nothing where there is none."""
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-    def _latents(self) -> Latents:
-        told = read_config(self.path / "vae") if self.path.is_dir() else None
-        if told is None or told.get("scaling_factor") is None:
-            return LATENTS
-        return Latents(told["scaling_factor"], told.get("shift_factor") or 0.0)
+        return read_json(file) if file.is_file() else {}
 
     def _shift(self) -> float:
         return float(self._told(self.path / "scheduler" / "scheduler_config.json").get("shift", SHIFT))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _coded(model: Autoencoder, method: str, dtype: Any, params: Any, x: Array) -> Array:
+    """The mean of what the encoder says of pictures, or pictures of codes."""
+    found = model.apply({"params": cast(params, dtype)}, x.astype(dtype), method=method)
+    return found[..., : model.code_width] if method == "encode" else jnp.clip(found, -1, 1)
+
+
+def _encoders(path: Path) -> dict[str, Callable[[], networks.Network]]:
+    """The text encoders of a file, of a folder of diffusers, or of the files in a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    found: dict[str, Callable[[], networks.Network]] = {}
+    for each in files or [path]:
+        for part, load in networks.parts(each).items():
+            if part in found:
+                raise InputError(
+                    f"{path} holds more than one {part}: --encoders is a file, or a folder with one of each"
+                )
+            if part in ENCODERS:
+                found[part] = load
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +254,9 @@ class DrawCheckpoint:
     """Picture of the same size, white where --image is drawn anew, black where it is kept; all anew when not given."""
     tokenizers: str | None = None
     """Folder with tokenizer, tokenizer_2 and tokenizer_3, which a released file does not hold."""
-    precision: Precision = "fp32"
+    encoders: str | None = None
+    """File of text encoders, or a folder of files or of diffusers, where --checkpoint does not hold them."""
+    precision: Literal["fp32", "bf16"] = "fp32"
     """What networks compute in."""
 
     def check(self, path: Path) -> None:
@@ -243,24 +264,37 @@ class DrawCheckpoint:
         check_seed("--seed", self.seed)
         if self.num < 1:
             raise InputError(f"--num is the number of pictures, at least 1, not {self.num}")
-        if self.mask is not None and self.image is None:
+        Sampler(self.solver, self.steps, self.guidance)  # which refuses what is no number of steps
+        if not np.isfinite(self.guidance):
+            raise InputError(f"--guidance is a finite number, not {self.guidance}")
+        if self.negative and self.guidance == 1:
+            raise InputError("--negative is what guidance leads away from, and --guidance 1 is none")
+        picture, mask = self._picture(), self._mask()
+        height, width = (self.height, self.width) if picture is None else picture.shape[:2]
+        if height < 1 or width < 1 or height % PATCH or width % PATCH:
+            raise InputError(f"height and width are multiples of {PATCH}, not {height} and {width}")
+        if picture is not None:
+            Start(picture[None], self.strength).steps(self.steps)  # which refuses what is no share
+        if mask is not None and picture is None:
             raise InputError("--mask says what is drawn anew of an --image, and none is given")
+        if mask is not None and mask.shape[:2] != picture.shape[:2]:
+            raise InputError(f"--mask is of {mask.shape[:2]} pixels, and --image of {picture.shape[:2]}")
         if path.is_file() and self.tokenizers is None:
             raise InputError(f"{path} is a file, and holds no tokenizers: --tokenizers is a folder that does")
-        self._picture()
 
     def __call__(self, path: Path) -> Iterator[Output]:
         began = time.perf_counter()
-        pipeline = Pipeline(path, Path(self.tokenizers) if self.tokenizers else path, self.precision)
-        unread = [f"{part} does not read {text!r}" for part, text in pipeline.left_out(self.prompt).items()]
-        context = pipeline.read_prompts([self.prompt, self.negative])
+        encoders = None if self.encoders is None else Path(self.encoders)
+        pipeline = Pipeline(path, Path(self.tokenizers) if self.tokenizers else path, encoders, self.precision)
+        encoded = pipeline.encode_prompts([self.prompt, self.negative])
         picture = self._picture()
         height, width = (self.height, self.width) if picture is None else picture.shape[:2]
         task, trained = pipeline.task(height, width)
         sampler = Sampler(self.solver, self.steps, self.guidance, task.sampler.grid)
-        rows = {name: np.repeat(array[:1], self.num, axis=0) for name, array in context.items()}
+        told = {name: np.repeat(array[:, None], self.num, axis=1) for name, array in encoded.rows.items()}
+        rows = {name: array[0] for name, array in told.items()}
         if self.guidance != 1:
-            rows |= {f"{sampling.OF_NULL}{name}": np.repeat(array[1:], self.num, 0) for name, array in context.items()}
+            rows |= {f"{sampling.OF_NULL}{name}": array[1] for name, array in told.items()}
         start = None if picture is None else self._start(pipeline, picture)
         latents = sampling.sample_rows(
             task, trained, rows, self.num, seed=self.seed, sampler=sampler, start=start, batch_size=4
@@ -270,26 +304,18 @@ class DrawCheckpoint:
             f"{self.num} pictures of {width} x {height}: {type(self.solver).__name__}, {self.steps} steps, guidance"
             f" {self.guidance:g}, seed {self.seed}, {time.perf_counter() - began:.1f} s with compilation"
         )
-        said += "".join(f"\n{line}" for line in unread)
-        yield Images(images, [self.prompt] * self.num, said=said, arrays={"seed": self.seed})
+        yield Images(
+            images, [self.prompt] * self.num, said="\n".join([said, *encoded.said]), arrays={"seed": self.seed}
+        )
 
     def _picture(self) -> np.ndarray | None:
-        return None if self.image is None else _opened("--image", self.image, 3)
+        return None if self.image is None else picture_of("--image", self.image, 3)
+
+    def _mask(self) -> np.ndarray | None:
+        return None if self.mask is None else picture_of("--mask", self.mask, 1)
 
     def _start(self, pipeline: Pipeline, picture: np.ndarray) -> Start:
-        latent = pipeline.encode(picture[None])
-        if self.mask is None:
-            return Start(latent, self.strength)
-        mask = _opened("--mask", self.mask, 1)
-        if mask.shape[:2] != picture.shape[:2]:
-            raise InputError(f"--mask is of {mask.shape[:2]} pixels, and --image of {picture.shape[:2]}")
-        # as diffusers: the pixel at each latent's first corner decides
-        kept = (mask[:: pipeline.stride, :: pipeline.stride] < 0).astype(np.float32)
-        return Start(latent, self.strength, kept=kept[None])
-
-
-def _opened(option: str, name: str, channels: int) -> np.ndarray:
-    path = Path(name)
-    if not path.is_file():
-        raise InputError(f"{option} is a PNG, JPEG or WebP file, and there is none at {path}")
-    return decode_whole(path.read_bytes(), str(path), channels=channels)
+        latent, mask, stride = pipeline.encode(picture[None]), self._mask(), pipeline.stride
+        # as diffusers: the pixel in each latent's first corner decides
+        kept = None if mask is None else kept_of(mask[::stride, ::stride])
+        return Start(latent, self.strength, kept=kept)

@@ -1,13 +1,15 @@
 """Where samples begin, in place of noise: image-to-image, inversion, and inpainting."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from genjax.data import decode_whole
 from genjax.errors import InputError
 
-__all__ = ["Start"]
+__all__ = ["Start", "kept_of", "picture_of"]
 
 
 class Start(NamedTuple):
@@ -35,3 +37,16 @@ class Start(NamedTuple):
     def times(self, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
         """Those of a whole grid that are left."""
         return times[len(times) - 1 - self.steps(len(times) - 1) :]
+
+
+def picture_of(option: str, name: str, channels: int) -> Float[np.ndarray, "H W channels"]:
+    """A picture in [-1, 1] from a file that an option names. Raises InputError where there is no such file."""
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{option} is a PNG, JPEG or WebP file, and there is none at {path}")
+    return decode_whole(path.read_bytes(), str(path), channels=channels)
+
+
+def kept_of(mask: Float[np.ndarray, "H W 1"]) -> Float[np.ndarray, "1 H W 1"]:
+    """What is kept by a mask in [-1, 1], which is white where the image is drawn anew."""
+    return (mask < 0).astype(np.float32)[None]

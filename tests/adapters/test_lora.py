@@ -143,6 +143,22 @@ def test_of_named_axes_an_adapter_has_the_names():
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, meta.unbox(boxed))
 
 
+def test_first_values_are_a_layers_own_whatever_else_is_adapted_and_wherever_they_are_drawn():
+    whole = LoRA(rank=2).init(jax.random.key(0), PARAMS)["head"]["a"]
+    alone = LoRA(rank=2, targets=("head",)).init(jax.random.key(0), PARAMS)["head"]["a"]
+    compiled = jax.jit(LoRA(rank=2).init)(jax.random.key(0), PARAMS)["head"]["a"]
+    np.testing.assert_array_equal(alone, whole)
+    np.testing.assert_array_equal(compiled, whole)
+
+
+def test_an_adapter_of_other_layers_or_another_rank_is_refused():
+    adapter = {"tail": trained(LoRA(rank=2))["head"]}
+    with pytest.raises(InputError, match="^the adapter has a layer tail, and the parameters have none$"):
+        LoRA(rank=2).adapted(PARAMS, adapter)
+    with pytest.raises(InputError, match="^the adapter of .* has rank 2, and rank is 8$"):
+        LoRA(rank=8).adapted(PARAMS, trained(LoRA(rank=2)))
+
+
 @pytest.mark.parametrize(
     ("lora", "says"),
     [

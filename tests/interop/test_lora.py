@@ -149,6 +149,13 @@ def test_metadata_tell_how_strongly_an_adapter_acts():
     bare = {lora.METADATA: json.dumps({name.removeprefix("transformer."): value for name, value in told.items()})}
     assert lora.scale_from_metadata(bare, 2) == fields
     assert "transformer_blocks.2.attn.to_q" in told["transformer.target_modules"]
+    assert lora.scale_from_metadata(lora.metadata_for_diffusers(state_dict, 2, 5.0, use_dora=True), 2)["decomposed"]
+    for name in ("alpha_pattern", "rank_pattern"):
+        with pytest.raises(InputError, match=f"the adapter has {name}, of layers that act otherwise than the rest"):
+            lora.scale_from_metadata(lora.metadata_for_diffusers(state_dict, 2, 5.0, **{name: {"to_q": 4}}), 2)
+    with pytest.raises(InputError, match="lora_adapter_metadata of the file is not JSON"):
+        lora.scale_from_metadata({lora.METADATA: "{"}, 2)
+    assert lora.IN_PEFT == "base_model.model."  # as peft's files have it
     config = lora.config_for_peft(lora.to_state_dict(table(), adapter("attention")[1], lora.IN_PEFT), 2, 5.0)
     assert config["peft_type"] == "LORA" and config["r"] == 2 and config["lora_alpha"] == 5.0
     assert config["target_modules"] == told["transformer.target_modules"]

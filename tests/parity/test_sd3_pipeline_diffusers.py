@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
 def ours(folder):
     """(Our pipeline, what it reads of the prompts and of what is not wanted.)"""
     pipeline = Pipeline(folder[0], folder[0])
-    rows = pipeline.read_prompts([*PROMPTS, NEGATIVE])
+    rows, _ = pipeline.encode_prompts([*PROMPTS, NEGATIVE])
     told = {name: array[:2] for name, array in rows.items()}
     null = {f"{sampling.OF_NULL}{name}": np.repeat(array[2:], 2, axis=0) for name, array in rows.items()}
     return pipeline, told, null

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from genjax.interop.networks import Network
 from genjax.models.autoencoder import Autoencoder
 from genjax.models.clip_text import CLIPText
 from genjax.models.mmdit import MMDiT
+from genjax.models.sd3_text import SD3Text
 from genjax.models.t5_encoder import T5Encoder
+from genjax.tasks import sd3_pipeline
 from genjax.tasks.sd3_pipeline import DrawCheckpoint, Pipeline
 
 CLIP = dict(vocabulary=11, positions=8, num_heads=2, end=10)
@@ -31,6 +34,7 @@ MODELS = {
     "text_encoder_2": CLIPText(**CLIP, width=6, depth=2, projection=5, activation="gelu"),
     "text_encoder_3": T5Encoder(vocabulary=6, width=16, depth=1, num_heads=2, head_dim=3, mlp_width=8, buckets=8),
 }
+SMALL = {"clip_l": MODELS["text_encoder"], "clip_g": MODELS["text_encoder_2"], "t5": MODELS["text_encoder_3"]}
 INPUTS = {"transformer": [(1, 4, 4, 16), (1,), (1, 5, 16), (1, 9)], "vae": [(1, 4, 4, 3)]}
 LETTERS = {"a": 1, "b": 2, "c": 3, "a</w>": 4, "b</w>": 5, "c</w>": 6, "!": 0, "ab": 7, "!</w>": 8}
 
@@ -71,7 +75,6 @@ def folder(tmp_path_factory):
     """A small checkpoint as diffusers lays it down."""
     path = tmp_path_factory.mktemp("checkpoint")
     networks.write(path, {part: network(part) for part in MODELS}, "diffusers")
-    (path / "model_index.json").write_text("{}")
     (path / "scheduler").mkdir()
     (path / "scheduler/scheduler_config.json").write_text('{"shift": 2.0}')
     write_tokenizers(path)
@@ -86,30 +89,66 @@ def pipeline(folder):
 ASKED = DrawCheckpoint(prompt="a b", num=2, height=8, width=12, steps=2, guidance=3.0)
 
 
-def test_what_a_folder_says_of_its_latents_and_its_grid_is_taken(pipeline, folder):
+def test_what_a_folder_says_of_its_latents_and_its_grid_is_taken(pipeline, folder, tmp_path):
     task, _ = pipeline.task(8, 12)
     assert task.sampler.grid.shift == 2.0 and task.shape == (4, 6, 16)
     assert (task.space.scale, task.space.shift) == (1.5305, 0.0609)  # written for an autoencoder of 16 channels
     assert pipeline.stride == 2
+    shutil.copytree(folder, tmp_path / "other")
+    config = tmp_path / "other/vae/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5, "shift_factor": None}))
+    (tmp_path / "other/scheduler/scheduler_config.json").unlink()
+    other = Pipeline(tmp_path / "other", folder, precision="bf16")
+    task, _ = other.task(8, 12)
+    assert (task.space.scale, task.space.shift, task.sampler.grid.shift) == (0.5, 0.0, 3.0)
+    assert task.train.precision == "bf16"
 
 
 @pytest.mark.slow
-def test_an_encoder_that_is_not_there_says_nothing(pipeline, folder, tmp_path):
-    told = pipeline.read_prompts(["a", "b c"])
-    assert told["context"].shape == (2, 8 + 256, 16) and told["pooled"].shape == (2, 9)
+def test_an_encoder_that_is_not_there_says_nothing_and_that_is_told(pipeline, folder, tmp_path, monkeypatch):
+    whole = pipeline.encode_prompts(["a", "b c"])
+    told = whole.rows
+    assert told["context"].shape == (2, 8 + 256, 16) and told["pooled"].shape == (2, 9) and not whole.said
     assert np.abs(told["context"][0] - told["context"][1]).max() > 0.1
-    without = {part: load for part, load in pipeline.parts.items() if part != "text_encoder_3"}
-    less = Pipeline(folder, folder)
-    object.__setattr__(less, "parts", without)
-    alone = less.read_prompts(["a", "b c"])
-    np.testing.assert_allclose(alone["context"][:, :8, :10], told["context"][:, :8, :10], atol=1e-5)
-    assert not alone["context"][:, 8:].any()
-    np.testing.assert_allclose(alone["pooled"], told["pooled"], atol=1e-5)
+    shutil.copytree(folder, tmp_path / "less")
+    shutil.rmtree(tmp_path / "less/text_encoder")
+    index = tmp_path / "less/model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder": [None, None]}))
+    less = Pipeline(tmp_path / "less", folder)
+    # one that is not there has the released sizes, which do not fit these
+    monkeypatch.setattr(sd3_pipeline, "SD3Text", lambda left_out, **found: SD3Text(left_out=left_out, **SMALL | found))
+    alone = less.encode_prompts(["a", "b c"])
+    assert alone.said == ["there is no text_encoder, and it says nothing"]
+    np.testing.assert_allclose(alone.rows["context"][:, :, 4:], told["context"][:, :, 4:], atol=1e-5)
+    assert not alone.rows["context"][:, :8, :4].any() and not alone.rows["pooled"][:, :4].any()
 
 
-def test_what_is_not_read_of_a_long_prompt_is_told(pipeline):
-    assert pipeline.left_out("a b") == {}
-    assert pipeline.left_out(" ".join("a" * 80)) == dict.fromkeys(("text_encoder", "text_encoder_2"), "a a a a a")
+def test_encoders_may_lie_apart_one_of_each(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks._Clip, "sizes", lambda self, layout, arrays, config: _told(arrays))
+    networks.write(tmp_path / "two.safetensors", {part: network(part) for part in ("transformer", "vae")}, "original")
+    (tmp_path / "apart").mkdir()
+    for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        networks.write(tmp_path / f"apart/{part}.safetensors", {part: network(part)}, "original")
+    found = Pipeline(tmp_path / "two.safetensors", folder, tmp_path / "apart")
+    assert found.parts.keys() == MODELS.keys()
+    shutil.copy(tmp_path / "apart/text_encoder_3.safetensors", tmp_path / "apart/t5_again.safetensors")
+    with pytest.raises(
+        InputError, match=r"apart holds more than one text_encoder_3: --encoders is a file, or a folder"
+    ):
+        Pipeline(tmp_path / "two.safetensors", folder, tmp_path / "apart")
+    with pytest.raises(InputError, match=r"two\.safetensors has no text encoder: .*; --encoders says where they are$"):
+        Pipeline(tmp_path / "two.safetensors", folder).encode_prompts(["a"])
+
+
+@pytest.mark.slow
+def test_what_is_not_read_of_a_long_prompt_is_told(pipeline, folder):
+    long = " ".join("a" * 10)
+    said = pipeline.encode_prompts([long, "b"]).said
+    assert said == [
+        f"{part} does not read the end of a prompt: 'a a a a'" for part in ("text_encoder", "text_encoder_2")
+    ]
+    (pictures,) = replace(ASKED, num=1, steps=1, negative=long)(folder)
+    assert pictures.said.splitlines()[1:] == said
 
 
 @pytest.mark.slow
@@ -133,7 +172,15 @@ def test_a_picture_is_kept_where_its_mask_is_black(folder, tmp_path, pipeline):
     mask[:, 6:] = 255
     for name, array in (("image", pixels), ("mask", mask)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-    asked = replace(ASKED, num=1, image=str(tmp_path / "image.png"), strength=1.0)
+    asked = replace(ASKED, num=1, height=4, width=4, image=str(tmp_path / "image.png"), strength=1.0)
+    Image.fromarray(mask[:4]).save(tmp_path / "half.png")
+    for change, says in (
+        ({"mask": str(tmp_path / "half.png")}, "--mask is of .4, 12. pixels, and --image of .8, 12."),
+        ({"image": None, "mask": str(tmp_path / "mask.png")}, "--mask says what is drawn anew of an --image, and none"),
+        ({"strength": 5.0}, "strength is a share of the steps"),
+    ):
+        with pytest.raises(InputError, match=says):
+            replace(asked, **change).check(folder)
     asked.check(folder)
     (anew,) = asked(folder)
     (kept,) = replace(asked, mask=str(tmp_path / "mask.png"))(folder)
@@ -161,14 +208,19 @@ def test_at_the_door_a_folder_and_a_file_with_tokenizers_are_drawn_from(folder, 
 
 
 def _told(arrays):
-    return network("text_encoder_2" if "text_projection.weight" in arrays else "text_encoder").sizes
+    width = next(array.shape[1] for name, array in arrays.items() if name.endswith("token_embedding.weight"))
+    return network("text_encoder_2" if width == 6 else "text_encoder").sizes
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"num": 0}, "--num is the number of pictures, at least 1, not 0"),
-        ({"mask": "x.png"}, "--mask says what is drawn anew of an --image, and none is given"),
+        ({"steps": 0}, "steps is the number of sampling steps, at least 1, not 0"),
+        ({"guidance": float("nan")}, "--guidance is a finite number, not nan"),
+        ({"guidance": 1.0, "negative": "b"}, "--negative is what guidance leads away from, and --guidance 1 is none"),
+        ({"height": 9}, "height and width are multiples of 2, not 9 and 12"),
+        ({"width": 0}, "height and width are multiples of 2, not 8 and 0"),
         ({"image": "none.png"}, "--image is a PNG, JPEG or WebP file, and there is none at none.png"),
         ({"seed": -1}, "--seed"),
     ],
@@ -188,4 +240,8 @@ def test_sides_weights_and_tokenizers_that_are_wanting_are_refused(pipeline, fol
     with pytest.raises(InputError, match=r"vae\.safetensors has no transformer; it has vae$"):
         Pipeline(tmp_path / "vae.safetensors", folder)
     with pytest.raises(InputError, match=r"^there is no tokenizer in .*nowhere"):
-        Pipeline(folder, tmp_path / "nowhere").read_prompts(["a"])
+        Pipeline(folder, tmp_path / "nowhere").encode_prompts(["a"])
+    with pytest.raises(InputError, match="--checkpoint is a file or folder of weights, and goes without --workdir"):
+        sample.main(["--checkpoint", str(folder), "--workdir", "emoji"])
+    with pytest.raises(InputError, match="--checkpoint is a file or folder of weights"):
+        sample.main(["--checkpoint", "None"])

@@ -13,9 +13,10 @@ from genjax.diffusion.grids import UniformTimes
 from genjax.diffusion.predictions import V
 from genjax.diffusion.process import RectifiedFlow, noised
 from genjax.diffusion.processes import EDM, VP
-from genjax.diffusion.solvers import SOLVERS, DPMppSDE2M, Euler, Heun
+from genjax.diffusion.solvers import SOLVERS, DPMppSDE2M, Euler, Heun, Jump
 from genjax.errors import InputError
 from genjax.keys import row_keys
+from genjax.tasks import sampling
 from genjax.tasks.conditions import Label, Nothing
 from genjax.tasks.denoising import Denoising, Sampler
 from genjax.tasks.sampling import check
@@ -133,6 +134,12 @@ def test_what_cannot_be_started_from_is_refused(task, params, start, solver, sen
         task.sample(params, WORDS, seed=0, sampler=replace(task.sampler, solver=solver), start=start)
 
 
+def test_what_is_kept_is_refused_of_a_solver_that_makes_no_estimate_of_it():
+    start = Start(IMAGES, 0.5, kept=np.ones((1, 8, 8, 1), np.float32))
+    with pytest.raises(InputError, match="kept in part by estimates of the data, and Jump steps along mean velocities"):
+        sampling._check_kept(start, Sampler(Jump(), steps=2, guidance=1.0), 3)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_what_is_kept_of_an_image_is_there_in_the_end_and_the_rest_is_drawn(task, params, strength):
     kept = np.zeros((1, 8, 8, 1), np.float32)
@@ -140,6 +147,8 @@ def test_what_is_kept_of_an_image_is_there_in_the_end_and_the_rest_is_drawn(task
     drawn = task.sample(params, WORDS, seed=0, start=Start(IMAGES, strength, kept=kept))
     np.testing.assert_allclose(drawn[:, :, :4], IMAGES[:, :, :4], rtol=0, atol=1e-5)
     assert np.abs(drawn[:, :, 4:] - IMAGES[:, :, 4:]).max() > 0.1
+    one = task.sample(params, WORDS, seed=0, start=Start(IMAGES[:1], strength, kept=np.repeat(kept, 3, axis=0)))
+    np.testing.assert_allclose(one[:, :, :4], np.repeat(IMAGES[:1, :, :4], 3, axis=0), rtol=0, atol=1e-5)
     nothing, plain = (
         task.sample(params, WORDS, seed=0, start=Start(IMAGES, strength, kept=k)) for k in (0 * kept, None)
     )
