@@ -7,8 +7,8 @@ compress-rate.png       peak signal-to-noise ratio against bits per picture, as 
 compress-pictures.png   the same digits by every bottleneck of 6 bits for each position, the first row as they are
 compress-emoji.png      the same emoji by every tokeniser of emoji, the first row as they are
 
-and the tables of docs/compress.md. The digits are of configs/vqgan.py:digits without its critic, half an hour on two
-CPU cores; the emoji (--emoji True) are the configs as they are, hours. What has been trained is not trained again.
+and the tables of docs/compress.md. They are the configs without their critics: the digits take half an hour on two
+CPU cores, the emoji (--emoji True) another. What has been trained is not trained again.
 """
 
 import json
@@ -35,10 +35,8 @@ ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "docs/compress.json", ROOT / "docs/compress.md"
 BEGIN, END = "<!-- {} by tools/compress.py -->\n", "<!-- end -->\n"
 STEPS, SHOWN = 1000, 12
-DIGITS = (
-    f"{ROOT / 'configs/vqgan.py'}:digits --critic None --train.steps {STEPS} --train.sample_every {STEPS}"
-    f" --train.validate_every {STEPS}"
-)
+ALONE = f"--critic None --train.steps {STEPS} --train.sample_every {STEPS} --train.validate_every {STEPS}"
+DIGITS = f"{ROOT / 'configs/vqgan.py'}:digits {ALONE}"
 
 
 class Run(NamedTuple):
@@ -81,14 +79,14 @@ for bits in (6, 4, 2, 8):  # the most telling first
         f"residual-{bits}": Run("Residual", f"`Residual`, 2 of {2 ** (bits // 2)}", residual(bits // 2)),
     }
 EMOJI = {
-    f"emoji-{variant}": Run(family, title, "", f"{ROOT / 'configs'}/{file}.py:{variant}")
+    f"emoji-{variant}": Run(family, title, "", f"{ROOT / 'configs'}/{file}.py:{variant} {ALONE}")
     for file, variant, family, title in (
         ("vqgan", "emoji", "AverageVQ", "`AverageVQ`, 1,024 entries"),
         ("vqgan", "fsq", "FSQ", "`FSQ`, 8 x 5 x 5 x 5"),
         ("vqgan", "lfq", "LFQ", "`LFQ`, 10 signs"),
         ("vqgan", "rvq", "Residual", "`Residual`, 2 of 32"),
     )
-} | {"emoji-vae": Run("Posterior", "`Posterior`, 4 numbers", "", f"{ROOT / 'configs/vae.py'}:emoji")}
+} | {"emoji-vae": Run("Posterior", "`Posterior`, 4 numbers", "", f"{ROOT / 'configs/vae.py'}:emoji {ALONE}")}
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Compress:
     """Train and measure what has not been, and draw."""
 
     emoji: bool = False
-    """Train the tokenisers of emoji too, which takes hours."""
+    """Train the tokenisers of emoji too."""
 
     runs: str = "runs/compress"
     """Directory of the runs."""
