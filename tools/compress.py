@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "docs/compress.json", ROOT / "docs/compress.md"
 BEGIN, END = "<!-- {} by tools/compress.py -->\n", "<!-- end -->\n"
 STEPS, SHOWN = 1000, 12
+TO_TEST = "frechet_distance_train_to_test"
 ALONE = f"--critic None --train.steps {STEPS} --train.sample_every {STEPS} --train.validate_every {STEPS}"
 DIGITS = f"{ROOT / 'configs/vqgan.py'}:digits {ALONE}"
 
@@ -188,25 +189,39 @@ EMOJI_SHOWN = """
 
 
 def table(runs: dict[str, Run], kept: dict[str, dict]) -> str:
-    """The newest figures of runs."""
-    lines = ["| bottleneck | bits, written | bits, entropy | PSNR, dB | Fréchet | usage |", "|---|---|---|---|---|---|"]
+    """The newest figures of runs; Fréchet distances where they were measured, of pictures that are small enough."""
+    found = {name: kept[name] for name in runs if name in kept}
+    apart = {f"{own[TO_TEST]:.2f}" for own in found.values() if TO_TEST in own}
+    heads = [
+        "bottleneck",
+        "bits, written",
+        "bits, entropy",
+        "PSNR, dB",
+        *["Fréchet"] * bool(apart),
+        "usage",
+        "perplexity",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, run in sorted(runs.items(), key=lambda item: item[1].family):
-        if name not in kept:
+        if name not in found:
             continue
-        figures = kept[name]
-        bits = entropy(figures)
-        usage = [value for key, value in figures.items() if key.partition("/")[0] == "usage"]
+        figures, bits = found[name], entropy(found[name])
+        usage, perplexity = (
+            [value for key, value in figures.items() if key.partition("/")[0] == kind]
+            for kind in ("usage", "perplexity")
+        )
         cells = [
             run.title,
             "" if bits is None else f"{figures['bits_per_picture']:.0f}",
             "" if bits is None else f"{bits:.0f}",
             f"{figures['psnr']:.2f}",
-            f"{figures['frechet_distance']:.2f}",
+            *([f"{figures['frechet_distance']:.2f}"] if apart else []),
             ", ".join(f"{share:.2f}" for share in usage),
+            ", ".join(f"{value:.0f}" for value in perplexity),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    apart = {f"{kept[name]['frechet_distance_train_to_test']:.2f}" for name in runs if name in kept}
-    lines.append(f"\nThe Fréchet distance of training pictures to the held-out ones is {', '.join(sorted(apart))}.")
+    if apart:
+        lines.append(f"\nThe Fréchet distance of training pictures to the held-out ones is {', '.join(sorted(apart))}.")
     return "\n".join(lines) + "\n"
 
 

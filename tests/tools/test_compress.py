@@ -10,6 +10,7 @@ FIGURES = {
     "frechet_distance": 1.0,
     "frechet_distance_train_to_test": 0.29,
     "usage": 0.5,
+    "perplexity": 9.1,
     "entropy": 3.0,
     "bits_per_picture": 64.0,
     "positions_counted": 80,
@@ -56,7 +57,8 @@ def test_the_table_stands_between_its_marks_and_nothing_else_moves():
     assert told.startswith(f"before\n{begin}| bottleneck")
     assert told.endswith(page.partition("old\n")[2])
     assert "old" not in told and told.count("\n| `") == len(compress.RUNS)
-    assert "| `Posterior`, 2 numbers |  |  | 30.00 | 0.50 |  |" in told
+    assert "| `Posterior`, 2 numbers |  |  | 30.00 | 0.50 |  |  |" in told
+    assert "| `VQ`, 64 entries | 64 | 48 | 20.00 | 1.00 | 0.50 | 9 |" in told
     assert "to the held-out ones is 0.29." in told
     assert compress.with_text(told, "digits", compress.table(compress.RUNS, kept)) == told
 
@@ -65,3 +67,9 @@ def test_the_table_stands_between_its_marks_and_nothing_else_moves():
 def test_the_page_has_a_place_for_each_table(name):
     page = compress.PAGE.read_text(encoding="utf-8")
     assert "| told |\n" in compress.with_text(page, name, "| told |\n")
+
+
+def test_where_no_frechet_distance_was_measured_there_is_no_column_of_it():
+    plain = {name: value for name, value in FIGURES.items() if "frechet" not in name}
+    told = compress.table(compress.EMOJI, dict.fromkeys(compress.EMOJI, plain))
+    assert "Fréchet" not in told and "| `LFQ`, 10 signs | 64 | 48 | 20.00 | 0.50 | 9 |" in told
