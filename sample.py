@@ -49,13 +49,14 @@ def main(argv: Sequence[str]) -> None:
             raise InputError("--checkpoint is a file or folder of weights, and goes without --workdir")
         path = Path(options.checkpoint)
         request.check(path)
+        keep_compiled(options.compile_cache)
         outputs = partial(request, path)
     else:
         options, found, task, request = asked("sample", argv, Options())
+        keep_compiled(options.compile_cache)
         parts, step = read_weights(found.directory, task)
         say(console, f"{found.directory} at step {step} ({found.why})")
         outputs = partial(request, task, parts)
-    keep_compiled(options.compile_cache)
     out = writable(Path(options.out))
     for output in outputs():
         output.show(console)

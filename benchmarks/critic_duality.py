@@ -100,7 +100,7 @@ def trained(real: np.ndarray, fake: np.ndarray, critic: Critic, config: Duality)
     def step(carry, key):
         params, state, memory = carry
         order, *keys = jax.random.split(key, len(real) + 1)
-        # Another partner for each point at each step: the penalty looks along all lines between the sets.
+        # With another partner for each point at each step a penalty looks along all lines between the sets.
         partners = fake if along_plan else jax.random.permutation(order, fake)
         gradients = jax.grad(loss)(params, state, partners, jnp.stack(keys))
         updates, memory = optimizer.update(gradients, memory, params)

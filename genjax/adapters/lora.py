@@ -67,7 +67,7 @@ class LoRA:
         """The dotted names of the adapted layers. Raises InputError where a pattern fits none."""
         names = [name.removesuffix(KERNEL) for name in flatten_dict(params, sep=".") if name.endswith(KERNEL)]
         for pattern in self.targets:
-            if not fnmatch.filter(names, pattern):
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise InputError(f"no layer is called {pattern!r}; there are {', '.join(sorted(names)[:12])}, ...")
         return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.targets)]
 
@@ -75,8 +75,8 @@ class LoRA:
         """A fresh adapter: nested as the parameters, a layer's being {"a", "b"}, and "magnitude" where decomposed.
 
         A layer's first values depend on its name alone, not on which others are adapted. Of parameters in boxes that
-        name their axes its leaves are in such boxes too. Raises InputError where a pattern
-        fits no layer, a kernel is a convolution's, or a fused one cannot be divided by three.
+        name their axes its leaves are in such boxes too. Raises InputError where a pattern fits no layer, a kernel is
+        a convolution's, or a fused one cannot be divided by three.
         """
         flat = flatten_dict(params, sep=".")
         adapter = {}

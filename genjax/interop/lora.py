@@ -22,7 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genjax.errors import InputError
-from genjax.interop.tables import Entry, StateDict
+from genjax.interop.tables import Entry, StateDict, swapped_halves
 
 __all__ = [
     "IN_DIFFUSERS",
@@ -158,7 +158,7 @@ def _split(linear: _Linear, part: str, leaf: np.ndarray) -> list[np.ndarray]:
     else:
         pieces = list(own) if len(linear.theirs) > 1 else [own]
     if linear.swapped and part != "a":
-        pieces = [_swapped(piece) for piece in pieces]
+        pieces = [swapped_halves(piece) for piece in pieces]
     width = linear.into if part == "a" else linear.out
     for piece in pieces:
         if piece.shape[-2 if part == "a" else -1] != width or len(pieces) != len(linear.theirs):
@@ -177,7 +177,7 @@ def _joined(part, theirs, given, pieces, rank: int) -> np.ndarray:
         array = given[layer][theirs].T if layer in given else np.zeros(shape, like.dtype)
         if array.shape != shape:
             raise InputError(f"{layer}.{theirs} is of shape {array.T.shape}, and {shape[::-1]} is what fits")
-        found.setdefault(linear.index, []).append(_swapped(array) if linear.swapped and part != "a" else array)
+        found.setdefault(linear.index, []).append(swapped_halves(array) if linear.swapped and part != "a" else array)
     layers = []
     for own in found.values():
         fused = np.concatenate(own, axis=-1) if part == "magnitude" else np.stack(own)
@@ -190,10 +190,6 @@ def _rank(given, pieces) -> int:
     if len(set(ranks.values())) != 1:
         raise InputError(f"layers of {pieces[0][1].ours} have ranks of their own, {sorted(set(ranks.values()))}")
     return next(iter(ranks.values()))
-
-
-def _swapped(array: np.ndarray) -> np.ndarray:
-    return np.roll(array, array.shape[-1] // 2, axis=-1)
 
 
 def _config(state_dict: StateDict, prefix: str, rank: int, alpha: float) -> dict[str, Any]:

@@ -36,6 +36,7 @@ __all__ = [
     "entries",
     "from_state_dict",
     "layers_in",
+    "swapped_halves",
     "to_state_dict",
 ]
 
@@ -96,7 +97,7 @@ class Entry:
         return [piece.T for piece in pieces] if self.layout == "linear" else pieces
 
     def _turned_round(self, leaf: np.ndarray) -> np.ndarray:
-        return np.roll(leaf, leaf.shape[-1] // 2, axis=-1) if self.swapped else leaf
+        return swapped_halves(leaf) if self.swapped else leaf
 
 
 def entries(
@@ -168,6 +169,11 @@ def to_state_dict(table: Iterable[Entry], params: Mapping, what: str) -> dict[st
         state_dict.update(zip(entry.theirs, entry.split(leaf), strict=True))
     # A transposed view would be written as it lies in memory.
     return {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+
+
+def swapped_halves(leaf: np.ndarray) -> np.ndarray:
+    """The array with the two halves of its last axis the other way round."""
+    return np.roll(leaf, leaf.shape[-1] // 2, axis=-1)
 
 
 def layers_in(names: Iterable[str], start: str) -> int:

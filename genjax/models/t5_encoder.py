@@ -40,7 +40,10 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class T5Encoder(nn.Module):
-    """`apply({"params": p}, tokens (B,T) int32)` returns features (B,T,width) of the tokens."""
+    """`apply({"params": p}, tokens (B,T) int32)` returns features (B,T,width) of the tokens.
+
+    Raises ValueError where buckets are fewer than four, or distances beyond the exact ones are none.
+    """
 
     vocabulary: int = 32_128
     """Number of token ids."""
@@ -66,6 +69,10 @@ class T5Encoder(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         check_sizes(self, vocabulary=1, width=1, depth=1, num_heads=1, head_dim=1, mlp_width=1, buckets=4)
+        if self.max_distance <= self.buckets // 4:
+            raise ValueError(
+                f"max_distance = {self.max_distance} is no more than the {self.buckets // 4} exact distances"
+            )
         x = Embedding(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="embed")(tokens)
         x = lying_on(x, ("batch", None, None))
         init = with_axes(nn.initializers.normal(self.width**-0.5), (None, "heads"))

@@ -222,10 +222,9 @@ class Denoising(Task):
         """One image or latent for each of the words; with `trajectory`, all states of each, from the first on.
 
         They begin at noise, or at a `start`; guidance leads away from `negative`, or from the null of the condition, a
-        `guide` leads each to a class, and a `worse` system away from its errors.
-        Sample i depends on (seed, i, words i) alone, not on the batch. Raises InputError for words that stand for
-        nothing, such as a prompt that is longer than the text encoder takes, and for a sampler, a start or a system
-        that does not fit.
+        `guide` leads each to a class, and a `worse` system away from its errors. Sample i depends on (seed, i, words i)
+        and what leads it alone, not on the batch. Raises InputError for words that stand for nothing, such as a prompt
+        that is longer than the text encoder takes, and for a sampler, a start or a system that does not fit.
         """
         return sampling.sample(
             self,

@@ -2,7 +2,7 @@
 
     prompt --CLIP-L, CLIP-bigG, T5--> (context, pooled) --MM-DiT, `steps` times--> latent --autoencoder--> picture
 
-It is a `Denoising` whose condition has been read beforehand, so that whatever draws samples of one (any solver, grid
+It is a `Denoising` whose condition has been encoded beforehand, so that whatever draws samples of one (any solver, grid
 and guidance, starts from pictures, one compiled program) draws them here. Networks are read from disk when it is their
 turn. Encoders, which take most of the memory, are let go before pictures are drawn.
 
@@ -123,12 +123,10 @@ class Pipeline:
         model = SD3Text(**{name: kinds[name](**found[name].sizes) for name in found}, left_out=left_out)
         lengths = {"clip_l": model.clip_l.positions, "clip_g": model.clip_g.positions, "t5": T5_LENGTH}
         pads = {"clip_l": model.clip_l.end, "clip_g": self._pad("tokenizer_2"), "t5": 0}
-        tokens, said = (
-            [],
-            [f"there is no {part}, and it says nothing" for part, name in ENCODERS.items() if name in left_out],
-        )
+        tokens, said = [], []
         for part, name in ENCODERS.items():
             if name in left_out:
+                said.append(f"there is no {part}, and it says nothing")
                 tokens.append(np.zeros((len(prompts), lengths[name]), np.int32))
                 continue
             tokenizer = self._tokenizer(part, lengths[name], pads[name])

@@ -74,3 +74,5 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(kind, coun
 def test_sizes_below_the_least_are_refused():
     with pytest.raises(ValueError, match="buckets"):
         jax.eval_shape(MODEL.clone(buckets=2).init, jax.random.key(0), TOKENS)
+    with pytest.raises(ValueError, match="max_distance = 2 is no more than the 2 exact distances"):
+        jax.eval_shape(MODEL.clone(max_distance=2).init, jax.random.key(0), TOKENS)

@@ -61,7 +61,7 @@ def write_tokenizers(folder: Path) -> None:
         ids = LETTERS | {"<|startoftext|>": 9, "<|endoftext|>": 10}
         (folder / name / "vocab.json").write_text(json.dumps(ids))
         (folder / name / "merges.txt").write_text("#version: 0.2\na b\n")
-    (folder / "tokenizer_2/tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
+    (folder / "tokenizer_2/tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "c"}}))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), ("▁a", -1.0), ("b", -3.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -94,6 +94,7 @@ def test_what_a_folder_says_of_its_latents_and_its_grid_is_taken(pipeline, folde
     assert task.sampler.grid.shift == 2.0 and task.shape == (4, 6, 16)
     assert (task.space.scale, task.space.shift) == (1.5305, 0.0609)  # written for an autoencoder of 16 channels
     assert pipeline.stride == 2
+    assert pipeline._pad("tokenizer_2") == LETTERS["c"] and pipeline._pad("tokenizer") == 0  # which names none
     shutil.copytree(folder, tmp_path / "other")
     config = tmp_path / "other/vae/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5, "shift_factor": None}))
